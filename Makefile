@@ -1,0 +1,53 @@
+# Two commands do everything: `make sample` and `make test`. Each builds the virtual environment first where it is missing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= $(shell nproc)
+INSTALLED := $(VENV)/.installed
+REPORT := results/sample/report/main
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: sample test check format install data reports clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11-3.13 is needed, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+data: $(INSTALLED)
+	@dvc pull --quiet
+
+sample: data
+	@snakemake --cores $(CORES) --quiet progress rules -- main
+	@$(MAKE) --no-print-directory $(REPORT)/report.html
+	@cat $(REPORT)/table_1.txt
+	@echo "Look next: $(REPORT)/report.html (all in one page), $(REPORT)/segmentation.png, fgaseg show"
+
+$(REPORT)/report.html: $(REPORT)/table_1.txt
+	@snakemake --quiet all --report $@ -- main
+
+test: data
+	pytest
+
+check: $(INSTALLED)
+	ruff format --check .
+	ruff check .
+	snakefmt --check Snakefile workflow
+	mypy
+	snakemake --lint
+
+format: $(INSTALLED)
+	ruff format .
+	ruff check --fix .
+	snakefmt Snakefile workflow
+
+reports: sample
+	cp $(REPORT)/table_1.md $(REPORT)/table_1.csv $(REPORT)/table_1.tex $(REPORT)/metrics.json reports/
+	cp $(REPORT)/segmentation.png $(REPORT)/pseudo_masks.png $(REPORT)/training.png reports/
+
+clean:
+	rm -rf results

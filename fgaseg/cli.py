@@ -1,0 +1,170 @@
+"""The command `fgaseg`: each subcommand is one step that a rule of the workflow, or a person, runs."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fgaseg.errors import UserError
+
+if TYPE_CHECKING:
+    from fgaseg.plan import Plan
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+data_app = typer.Typer(no_args_is_help=True, help="Datasets.")
+sample_app = typer.Typer(no_args_is_help=True, help="What the sample scale ships.")
+app.add_typer(data_app, name="data")
+app.add_typer(sample_app, name="sample")
+
+ScaleOption = Annotated[str, typer.Option("--scale", help="sample or paper")]
+Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; default: params/launch.yaml")]
+
+
+def _plan(scale: str) -> "Plan":
+    from fgaseg.plan import Plan
+
+    root = Path()
+    if not (root / "params" / "base.yaml").exists():
+        raise UserError("params/base.yaml: not found here; run fgaseg from the project's root folder")
+    return Plan(root, scale)  # type: ignore[arg-type]
+
+
+@data_app.command("sample")
+def data_sample(out: Annotated[Path, typer.Option(help="folder to write")] = Path("data/sample")) -> None:
+    """Draw the sample scale's miniatures of the six datasets, in their raw layouts."""
+    from fgaseg.sample.datasets import write_sample
+
+    write_sample(out)
+
+
+@sample_app.command("vlm")
+def sample_vlm(
+    out: Annotated[Path, typer.Option(help="file to write")] = Path("data/sample/vlm/fgaseg-mini.safetensors"),
+) -> None:
+    """Pre-train the small CLIP that the sample data ship (about 20 minutes on 2 cores) and measure it."""
+    import json
+
+    from fgaseg.sample.make_vlm import make_vlm
+
+    typer.echo(json.dumps(make_vlm(_plan("sample").default, out), indent=1))
+
+
+@app.command()
+def prepare(
+    dataset: Annotated[str, typer.Argument(help="such as coco-stuff-train or a-150")],
+    scale: ScaleOption = "sample",
+    workers: Annotated[int, typer.Option(help="processes")] = 1,
+) -> None:
+    """Bring a raw dataset to the common form that training and evaluation read."""
+    from fgaseg.data.prepare import prepare as run
+
+    plan = _plan(scale)
+    run(dataset, plan.root / plan.default.data.root, plan.paths.dataset(dataset), workers)
+
+
+@app.command()
+def vlm(backbone: Annotated[str, typer.Argument(help="base or large")], scale: ScaleOption = "sample") -> None:
+    """Provide the weights of a CLIP backbone as open_clip loads them."""
+    from fgaseg.model.weights import provide
+
+    plan = _plan(scale)
+    if backbone not in plan.backbones:
+        raise UserError(f"backbone '{backbone}' is unknown; params/scale/{scale}.yaml has {', '.join(plan.backbones)}")
+    params = plan.backbones[backbone].vlm
+    provide(params.architecture, params.pretrained, plan.root, plan.paths.vlm(backbone))
+
+
+@app.command()
+def train(
+    run: Annotated[str, typer.Argument(help="run id, or its beginning; `fgaseg show` lists them")],
+    scale: ScaleOption = "sample",
+) -> None:
+    """Train one run, or continue it from its last checkpoint."""
+    from fgaseg.params import load_launch
+    from fgaseg.training.run import train_run
+
+    plan = _plan(scale)
+    typer.echo(train_run(plan, plan.find_run(run), load_launch(plan.root)))
+
+
+@app.command()
+def evaluate(
+    evaluation: Annotated[str, typer.Argument(help="evaluation id, or its beginning; `fgaseg show` lists them")],
+    scale: ScaleOption = "sample",
+) -> None:
+    """Score a trained run, or the untrained dense CLIP, on all benchmarks."""
+    from fgaseg.evaluation.run import evaluate_row
+    from fgaseg.params import load_launch
+
+    plan = _plan(scale)
+    typer.echo(evaluate_row(plan, plan.find_evaluation(evaluation), load_launch(plan.root)))
+
+
+@app.command()
+def report(
+    out: Annotated[Path | None, typer.Option(help="folder to write; default: results/<scale>/report/all")] = None,
+    scale: ScaleOption = "sample",
+    quiet: Annotated[bool, typer.Option(help="do not print the table")] = False,
+) -> None:
+    """Render Table I and the figures from the evaluations that exist."""
+    from fgaseg.files import write_whole
+    from fgaseg.reporting.figures import write_figures
+    from fgaseg.reporting.tables import terminal_table, write_table_1
+
+    plan = _plan(scale)
+    folder = out or plan.paths.report / "all"
+    dense, ours = plan.main_rows
+    write_table_1(plan, folder)
+    write_figures(plan, ours, dense, folder)
+    text = terminal_table(plan)
+    write_whole(folder / "table_1.txt", text + "\n")
+    if not quiet:
+        typer.echo(text)
+
+
+@app.command()
+def show(
+    table: Annotated[str | None, typer.Argument(help="such as table_2; without it: all tables, a line each")] = None,
+    scale: ScaleOption = "sample",
+) -> None:
+    """Show what is planned: tables, or the rows of one with ids, state and changed parameters."""
+    from fgaseg.show import show_plan, show_table
+
+    plan = _plan(scale)
+    typer.echo(show_plan(plan) if table is None else show_table(plan, table))
+
+
+@app.command()
+def predict(
+    photo: Annotated[Path, typer.Argument(help="any picture")],
+    classes: Annotated[str, typer.Option(help='class names, separated by commas: "sky, tree, car"')],
+    out: Annotated[Path, typer.Option(help="overlay to write (PNG); labels and areas are written beside it")],
+    run: Annotated[str | None, typer.Option(help="run id; default: the default model")] = None,
+    scale: ScaleOption = "sample",
+    threads: Threads = None,
+) -> None:
+    """Segment a photograph into classes that you name."""
+    from fgaseg.params import load_launch
+    from fgaseg.predict import predict_file
+
+    plan = _plan(scale)
+    count = threads or load_launch(plan.root).threads
+    typer.echo(predict_file(plan, photo, classes, out, run and plan.find_run(run), count))
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line on standard error and exit status 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("fgaseg").setLevel(logging.INFO)
+    logging.getLogger("root").addFilter(lambda record: "No pretrained weights loaded" not in record.getMessage())
+    try:
+        app()
+    except UserError as error:
+        print(f"fgaseg: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Score a segmenter on the images of one benchmark."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fgaseg.data.prepared import Sample
+from fgaseg.errors import UserError
+from fgaseg.evaluation.counts import Counts
+from fgaseg.evaluation.segmenter import Segmenter
+from fgaseg.evaluation.sliding import label_map, merge, views
+from fgaseg.params import Evaluation
+
+Labels = NDArray[np.int64]
+
+
+def segment(segmenter: Segmenter, sample: Sample, params: Evaluation, device: torch.device | None = None) -> Labels:
+    """The best class of each pixel of an image (H, W)."""
+    image = sample.read_image()
+    scores = merge(segmenter.scores(views(image, params).to(device)), params)
+    result: Labels = label_map(scores, image.height, image.width).cpu().numpy()
+    return result
+
+
+def evaluate_samples(
+    segmenter: Segmenter,
+    samples: Sequence[Sample],
+    classes: int,
+    params: Evaluation,
+    remap: Labels | None = None,
+    device: torch.device | None = None,
+    each: Callable[[Sample, Labels], None] = lambda sample, predicted: None,
+) -> tuple[Counts, list[float]]:
+    """Pixel counts of all images, and the seconds that each took from picture to label map.
+
+    `remap` (K + 1,) translates the files' labels to the vocabulary's, its last entry stands for void. `each` is called
+    with every prediction.
+    """
+    counts, seconds = Counts(classes), []
+    for sample in samples:
+        start = time.perf_counter()
+        predicted = segment(segmenter, sample, params, device)
+        seconds.append(time.perf_counter() - start)
+        labels = sample.read_labels()
+        if labels.shape != predicted.shape:
+            raise UserError(
+                f"{sample.label}: {labels.shape} labels for an image of {predicted.shape}; prepare the dataset again"
+            )
+        counts.add(predicted, labels if remap is None else remap[labels])
+        each(sample, predicted)
+    return counts, seconds

@@ -1,0 +1,56 @@
+"""Keep the pseudo-masks of one image for the figure: classes that it shows and classes that it does not (paper, Fig. 6)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fgaseg.data.pixels import normalise, to_pixels
+from fgaseg.data.prepared import PreparedDataset
+from fgaseg.evaluation.segmenter import FGAsegSegmenter
+from fgaseg.files import write_arrays
+from fgaseg.params import Evaluation
+
+PRESENT, ABSENT = 3, 2
+
+
+def _choose(dataset: PreparedDataset) -> tuple[int, list[int], list[int]]:
+    """The image that shows most classes, its largest ones, and classes that others show but it does not."""
+    shares = [np.bincount(s.read_labels().ravel() + 1, minlength=len(dataset.classes) + 1)[1:] for s in dataset.samples[:50]]
+    best = max(range(len(shares)), key=lambda i: (np.count_nonzero(shares[i] > 0.02 * shares[i].sum()), -i))
+    present = [int(c) for c in np.argsort(-shares[best], kind="stable")[:PRESENT] if shares[best][c]]
+    total = np.sum(shares, axis=0)
+    absent = [int(c) for c in np.argsort(-total, kind="stable") if not shares[best][c]][:ABSENT]
+    return best, present, absent
+
+
+def pseudo_mask_panels(
+    segmenter: FGAsegSegmenter, dataset: PreparedDataset, benchmark: str, params: Evaluation, out: Path, device: torch.device
+) -> list[dict[str, Any]]:
+    """Write the maps to `pseudo_masks.npz` below `out`; returns their entries in `panels.json` (no map: null)."""
+    index, present, absent = _choose(dataset)
+    sample = dataset.samples[index]
+    size = (params.window, params.window)
+    image = normalise(to_pixels(sample.read_image().resize(size)))[None].to(device)
+    chosen = present + absent
+    masks = segmenter.model.pseudo_masks(image, segmenter.text[chosen])
+    arrays: dict[str, NDArray[np.float32]] = {}
+    entries: list[dict[str, Any]] = []
+    for i, c in enumerate(chosen):
+        name = dataset.classes[c].name
+        kinds = {"gcs": masks.gcs, "lcs": masks.lcs, "fused": masks.fused}
+        arrays |= {f"{i}/{kind}": maps[0, i].cpu().numpy() for kind, maps in kinds.items() if maps is not None}
+        entries.append(
+            {
+                "benchmark": benchmark,
+                "image": str(sample.image.resolve()),
+                "class": name,
+                "present": c in present,
+                "arrays": "pseudo_masks.npz",
+                **{kind: f"{i}/{kind}" if maps is not None else None for kind, maps in kinds.items()},
+            }
+        )
+    write_arrays(out / "pseudo_masks.npz", arrays)
+    return entries

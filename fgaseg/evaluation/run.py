@@ -1,0 +1,139 @@
+"""Evaluate a row of the plan on all benchmarks in one job, and keep what tables, statistics and figures need."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from fgaseg.data.classes import class_table
+from fgaseg.data.prepared import PreparedDataset, Sample
+from fgaseg.data.vocabulary import seen
+from fgaseg.evaluation.benchmark import Labels, evaluate_samples
+from fgaseg.evaluation.counts import Counts, save_counts
+from fgaseg.evaluation.pseudo_masks import pseudo_mask_panels
+from fgaseg.evaluation.segmenter import DenseCLIPSegmenter, FGAsegSegmenter, Segmenter
+from fgaseg.files import write_json
+from fgaseg.loading import load_clip, load_model
+from fgaseg.params import Launch
+from fgaseg.plan import Plan, Row
+from fgaseg.provenance import provenance
+from fgaseg.training.run import set_up_torch, track
+
+log = logging.getLogger(__name__)
+
+
+def make_segmenter(plan: Plan, row: Row, device: torch.device) -> Segmenter:
+    """The trained model of a row, or its untrained dense CLIP."""
+    params = row.params
+    if row.method == "dense_clip":
+        return DenseCLIPSegmenter(load_clip(plan.paths, params.vlm).to(device), params.vlm.architecture, params.vlm.prompts)
+    assert row.run_id is not None
+    model = load_model(plan.paths, params, plan.paths.run(row.run_id) / "model.safetensors").to(device)
+    return FGAsegSegmenter(model, params.vlm.architecture, params.vlm.prompts, params.training.loss)
+
+
+def _group(iou: np.ndarray[Any, Any], mask: list[bool]) -> dict[str, float | int | None]:
+    values = iou[np.array(mask) & ~np.isnan(iou)]
+    return {"classes": len(values), "miou": float(values.mean()) if len(values) else None}
+
+
+def summarise(counts: Counts, dataset: PreparedDataset, is_seen: list[bool], seconds: list[float]) -> dict[str, Any]:
+    """The metrics of one benchmark, as they stand in `evaluation.json`."""
+    iou, labelled = counts.iou(), counts.totals()[2]
+    kinds = [c.kind for c in dataset.classes]
+    classes = [
+        {"name": c.name, "iou": None if np.isnan(i) else float(i), "pixels": int(n), "seen": s, "kind": c.kind}
+        for c, i, n, s in zip(dataset.classes, iou, labelled, is_seen, strict=True)
+    ]
+    return {
+        "images": counts.images,
+        "miou": counts.miou(),
+        "pixel_accuracy": counts.pixel_accuracy(),
+        "seconds_per_image": {"median": float(np.median(seconds)), "mean": float(np.mean(seconds))},
+        "groups": {
+            "seen": _group(iou, is_seen),
+            "unseen": _group(iou, [not s for s in is_seen]),
+            "stuff": _group(iou, [k == "stuff" for k in kinds]),
+            "thing": _group(iou, [k == "thing" for k in kinds]),
+        },
+        "classes": classes,
+    }
+
+
+def _keep_panels(
+    folder: Path, benchmark: str, limit: int, panels: list[dict[str, str]], classes: Path
+) -> Callable[[Sample, Labels], None]:
+    """Keep the predictions of the first `limit` images as 16-bit PNG files."""
+    kept = 0
+
+    def keep(sample: Sample, predicted: Labels) -> None:
+        nonlocal kept
+        if kept >= limit:
+            return
+        kept += 1
+        path = folder / "panels" / benchmark / f"{sample.image.stem}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(predicted.astype(np.uint16)).save(path)
+        panels.append(
+            {
+                "benchmark": benchmark,
+                "image": str(sample.image.resolve()),
+                "label": str(sample.label.resolve()),
+                "prediction": str(path.relative_to(folder)),
+                "classes": str(classes.resolve()),
+            }
+        )
+
+    return keep
+
+
+def evaluate_row(plan: Plan, row: Row, launch: Launch) -> Path:
+    """Score a row on its benchmarks; returns the path of `evaluation.json`, which is written last."""
+    device = set_up_torch(launch.threads)
+    params = row.params
+    segmenter = make_segmenter(plan, row, device)
+    out = plan.paths.evaluation(row.eval_id)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    training = PreparedDataset(plan.paths.dataset(params.data.train))
+    trained_on = {c.name for c in training.classes if c.present}
+    all_counts: dict[str, Counts] = {}
+    results: dict[str, Any] = {}
+    panels: list[dict[str, str]] = []
+    masks: list[dict[str, Any]] = []
+    for benchmark in tqdm(params.data.benchmarks, unit="benchmark", ncols=100):
+        dataset = PreparedDataset(plan.paths.dataset(benchmark))
+        segmenter.set_vocabulary([c.name for c in dataset.classes])
+        keep = _keep_panels(out, benchmark, params.evaluation.panels, panels, dataset.folder / "classes.json")
+        counts, seconds = evaluate_samples(
+            segmenter, dataset.samples, len(dataset.classes), params.evaluation, device=device, each=keep
+        )
+        is_seen = [seen(entry, trained_on) for entry in class_table(benchmark)]
+        results[benchmark] = summarise(counts, dataset, is_seen, seconds)
+        all_counts[benchmark] = counts
+        if isinstance(segmenter, FGAsegSegmenter) and not masks and params.evaluation.panels:
+            masks = pseudo_mask_panels(segmenter, dataset, benchmark, params.evaluation, out, device)
+    save_counts(out / "counts.npz", all_counts)
+    write_json(out / "panels.json", {"segmentations": panels, "pseudo_masks": masks})
+    write_json(
+        out / "evaluation.json",
+        {
+            "eval_id": row.eval_id,
+            "run_id": row.run_id,
+            "method": row.method,
+            "scale": plan.scale,
+            "backbone": params.vlm.label,
+            "benchmarks": results,
+            **provenance(plan),
+        },
+    )
+    if row.run_id:
+        final = {f"miou/{benchmark}": result["miou"] for benchmark, result in results.items()}
+        track(plan, row.run_id, launch, final)
+    return out / "evaluation.json"

@@ -1,0 +1,64 @@
+"""Category supplementation: global and local similarity maps and their fusion (method, section 3)."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fgaseg.model.t2p import convolve_per_image
+
+Fusion = Literal["cat", "add"]
+Normalisation = Literal["channels", "taps", "none"]
+
+
+def global_similarity(image: Tensor, text: Tensor) -> Tensor:
+    """GCS, equation 9: cosine of `F_v` (B, C, h, w) and `T^` (B, K, P, C) -> (B, P, K, h, w)."""
+    return torch.einsum("bchw,bkpc->bpkhw", F.normalize(image, dim=1), F.normalize(text, dim=-1))
+
+
+class LocalSimilarity(nn.Module):
+    """LCS, equation 10: each class's text feature becomes a convolution kernel over the image features.
+
+    The kernel is normalised by a softmax over the channels at each tap (paper), over the taps of each channel (released
+    code), or not at all.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.normalisation = normalisation
+        self.kernel = nn.Linear(channels, channels * kernel_size**2 + 1)
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        """`F_v` (B, C, h, w) and `T^` (B, K, C) -> (B, K, h, w)."""
+        parameters = self.kernel(F.normalize(text, dim=-1))
+        kernels = parameters[..., :-1].unflatten(2, (image.shape[1], -1))
+        if self.normalisation != "none":
+            kernels = kernels.softmax(2 if self.normalisation == "channels" else 3)
+        kernels = kernels.unflatten(3, (self.kernel_size, self.kernel_size))
+        return convolve_per_image(F.normalize(image, dim=1), kernels, parameters[..., -1])
+
+
+class Fuse(nn.Module):
+    """Fuse two maps (N, D, H, W) of one size: `cat` and a linear map back to D channels, or `add`."""
+
+    def __init__(self, dim: int, fusion: Fusion) -> None:
+        super().__init__()
+        self.linear = nn.Conv2d(2 * dim, dim, 1) if fusion == "cat" else None
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b if self.linear is None else self.linear(torch.cat([a, b], 1))
+
+
+class MapEmbedding(nn.Module):
+    """Embeds the similarity maps of each class into D channels with a convolution of its own kind."""
+
+    def __init__(self, inputs: int, dim: int, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, dim, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, P, K, h, w) -> (B, K, D, h, w)."""
+        batch, _, classes = maps.shape[:3]
+        return self.conv(maps.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, classes))

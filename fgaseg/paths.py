@@ -1,0 +1,41 @@
+"""Where things are: one place that knows the layout of `results/`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The folders and files of one scale below the project's root."""
+
+    root: Path
+    scale: str
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results" / self.scale
+
+    @property
+    def report(self) -> Path:
+        return self.results / "report"
+
+    @property
+    def tracking(self) -> Path:
+        """The MLflow store of this scale where no server is named."""
+        return self.results / "mlflow.db"
+
+    def dataset(self, name: str) -> Path:
+        """A prepared dataset: index.csv, classes.json, labels/."""
+        return self.results / "data" / name
+
+    def vlm(self, backbone: str) -> Path:
+        """The weights of a backbone as open_clip loads them."""
+        return self.results / "vlm" / f"{backbone}.pt"
+
+    def run(self, run_id: str) -> Path:
+        """A training: params.json, metrics.jsonl, checkpoints/, model.pt."""
+        return self.results / "runs" / run_id
+
+    def evaluation(self, eval_id: str) -> Path:
+        """An evaluation: evaluation.json, counts.npz, panels/."""
+        return self.results / "evaluations" / eval_id

@@ -1,0 +1,187 @@
+"""What an evaluation found, as its folder holds it, and whether it still belongs to the plan."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fgaseg.errors import UserError
+from fgaseg.evaluation.statistics import Counts, load_counts, miou
+from fgaseg.files import read_json
+from fgaseg.params import Revision, Scale
+from fgaseg.plan import Method, Plan, Row, eval_id
+
+Group = Literal["seen", "unseen", "stuff", "thing"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ClassScore(_Record):
+    """One class of a benchmark; `iou` is None where the ground truth does not show it."""
+
+    name: str
+    iou: Share | None
+    seen: bool
+    kind: Literal["stuff", "thing"] | None
+
+
+class BenchmarkScore(_Record):
+    """One benchmark; the position of a class is its label. Times are left out: a report is the same in every run."""
+
+    images: Annotated[int, Field(gt=0)]
+    miou: Share
+    classes: tuple[ClassScore, ...] = Field(min_length=1)
+
+
+class Provenance(_Record):
+    """What produced the numbers."""
+
+    git_commit: str
+    data_digest: str
+    revision: Revision
+
+
+class Evaluation(_Record):
+    """The content of `evaluation.json`."""
+
+    eval_id: str
+    run_id: str | None
+    method: Method
+    scale: Scale
+    backbone: str
+    benchmarks: dict[str, BenchmarkScore]
+    provenance: Provenance
+
+
+class Panel(_Record):
+    """One image with its ground truth and prediction; `classes` is a list of class names, indexed by label."""
+
+    benchmark: str
+    image: Path
+    label: Path
+    prediction: Path
+    classes: Path
+
+
+class PseudoMask(_Record):
+    """The maps of one class over one image: `gcs`, `lcs` and `fused` are keys of the npz file `arrays`."""
+
+    benchmark: str
+    image: Path
+    class_name: str = Field(alias="class")
+    present: bool
+    arrays: Path
+    gcs: str
+    lcs: str
+    fused: str
+
+
+class Panels(_Record):
+    """The content of `panels.json`, with paths that stand on their own."""
+
+    segmentations: tuple[Panel, ...]
+    pseudo_masks: tuple[PseudoMask, ...]
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _validated(path: Path, kind: type[Model]) -> Model:
+    content = read_json(path)
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise UserError(f"{path}: {key}: {first['msg']}; delete its folder and evaluate the row again") from None
+
+
+def read_panels(folder: Path) -> Panels:
+    """The figures' material that the evaluation in `folder` kept."""
+    panels = _validated(folder / "panels.json", Panels)
+    segmentations = tuple(
+        panel.model_copy(update={k: folder / getattr(panel, k) for k in ("image", "label", "prediction", "classes")})
+        for panel in panels.segmentations
+    )
+    masks = tuple(
+        mask.model_copy(update={"image": folder / mask.image, "arrays": folder / mask.arrays}) for mask in panels.pseudo_masks
+    )
+    return Panels(segmentations=segmentations, pseudo_masks=masks)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """An evaluation of `row`; `stale` when the revision or the data are no longer those of the plan.
+
+    Compared by identity, so that what is computed from its counts can be kept.
+    """
+
+    row: Row
+    folder: Path
+    evaluation: Evaluation
+    stale: bool
+
+    @cached_property
+    def counts(self) -> Mapping[str, Counts]:
+        """The counts of each benchmark; `UserError` when they contradict `evaluation.json`."""
+        path = self.folder / "counts.npz"
+        scores = self.evaluation.benchmarks
+        counts = load_counts(path, {name: score.images for name, score in scores.items()})
+        for name, score in scores.items():
+            if counts[name].classes.size and counts[name].classes.max() >= len(score.classes):
+                raise UserError(
+                    f"{path}: {name}: counts of class {counts[name].classes.max()}, but it has {len(score.classes)}"
+                )
+            if not abs(miou(counts[name]) - score.miou) < 1e-6:
+                raise UserError(f"{path}: {name}: its mIoU is not that of evaluation.json; evaluate the row again")
+        return counts
+
+    def members(self, benchmark: str, group: Group) -> NDArray[np.bool_]:
+        """Which labels of `benchmark` belong to `group`: met in training or not, stuff or things."""
+        classes = self.evaluation.benchmarks[benchmark].classes
+        if group in ("seen", "unseen"):
+            return np.array([score.seen == (group == "seen") for score in classes])
+        return np.array([score.kind == group for score in classes])
+
+
+def find_result(plan: Plan, row: Row) -> Result | None:
+    """The evaluation of `row`, or else the latest of the same row under another revision or other data; None without any."""
+    folder = plan.paths.evaluation(row.eval_id)
+    if (folder / "evaluation.json").exists():
+        return _result(plan, row, folder)
+    candidates = []
+    for path in sorted(plan.paths.evaluation("x").parent.glob("*/evaluation.json")):
+        try:
+            origin = _validated(path, Evaluation).provenance
+        except UserError:  # left by another version of the code, and needed by no row
+            continue
+        params = row.params.model_copy(update={"revision": origin.revision})
+        if path.parent.name == eval_id(params, row.method, origin.data_digest):
+            fresh = origin.data_digest == plan.digest
+            candidates.append((fresh, origin.revision.evaluation, origin.revision.training, path.parent.name))
+    return _result(plan, row, plan.paths.evaluation(max(candidates)[-1])) if candidates else None
+
+
+def _result(plan: Plan, row: Row, folder: Path) -> Result:
+    path = folder / "evaluation.json"
+    evaluation = _validated(path, Evaluation)
+    for key, wanted in (("scale", plan.scale), ("method", row.method), ("backbone", row.params.vlm.label)):
+        if getattr(evaluation, key) != wanted:
+            raise UserError(
+                f"{path}: {key}: '{getattr(evaluation, key)}' where {row.name} has '{wanted}'; evaluate the row again"
+            )
+    for benchmark in row.params.data.benchmarks:
+        if benchmark not in evaluation.benchmarks:
+            raise UserError(f"{path}: benchmarks: '{benchmark}' is missing; evaluate the row again")
+    origin, current = evaluation.provenance, row.params.revision
+    trained_now = row.method == "dense_clip" or origin.revision.training == current.training
+    current_all = trained_now and origin.revision.evaluation == current.evaluation and origin.data_digest == plan.digest
+    return Result(row, folder, evaluation, stale=not current_all)

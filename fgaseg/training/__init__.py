@@ -1,0 +1,4 @@
+"""Training: the stream of crops, the optimiser's steps, checkpoints, metrics, tracking.
+
+Reading order: stream, state, trainer, metrics, tracking.
+"""

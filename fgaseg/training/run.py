@@ -1,0 +1,110 @@
+"""One training from the plan: its folder, its resumption, its tracking."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fgaseg.data.prepared import PreparedDataset
+from fgaseg.errors import UserError
+from fgaseg.evaluation.benchmark import evaluate_samples
+from fgaseg.evaluation.segmenter import FGAsegSegmenter
+from fgaseg.files import write_json
+from fgaseg.loading import save_model, untrained_model
+from fgaseg.params import Launch, Params
+from fgaseg.plan import Plan
+from fgaseg.provenance import provenance
+from fgaseg.training.metrics import MetricsFile
+from fgaseg.training.state import TrainingState, checkpoints
+from fgaseg.training.stream import TrainingStream, training_vocabulary
+from fgaseg.training.tracking import deliver, tracking_uri
+from fgaseg.training.trainer import initial_state, train
+
+log = logging.getLogger(__name__)
+
+
+def set_up_torch(threads: int) -> torch.device:
+    """Deterministic kernels, a fixed number of threads, and the device: the GPU where there is one."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def table_tags(plan: Plan, run_id: str) -> dict[str, str]:
+    """MLflow tags that name the tables and rows of a run: `table_2: row 4` and so on."""
+    tags: dict[str, str] = {"scale": plan.scale}
+    for row in plan.rows:
+        if row.run_id == run_id:
+            tags[row.table] = ", ".join(f"{k}: {v}" for k, v in row.label.items())
+    return tags
+
+
+def track(plan: Plan, run_id: str, launch: Launch, final: dict[str, float] | None = None) -> bool:
+    """Bring MLflow up to the files of a run."""
+    return deliver(
+        tracking_uri(launch.tracking_uri, plan.paths.tracking),
+        f"fgaseg-{plan.scale}",
+        run_id,
+        table_tags(plan, run_id),
+        plan.runs[run_id].model_dump(mode="json", exclude={"evaluation"}),
+        plan.paths.run(run_id) / "metrics.jsonl",
+        final or {},
+    )
+
+
+def _resume(state: TrainingState, folder: Path, run_id: str) -> None:
+    """Continue from the newest checkpoint that is whole; say so when a newer one is damaged."""
+    for path in reversed(checkpoints(folder)):
+        try:
+            state.load(path, run_id)
+        except UserError as error:
+            if "damaged" not in str(error):
+                raise
+            log.warning("%s", error)
+            continue
+        log.info("continuing from iteration %d (%s)", state.step, path)
+        return
+
+
+def train_run(plan: Plan, run_id: str, launch: Launch) -> Path:
+    """Train run `run_id` of the plan, from its last checkpoint if there is one; returns the path of the model."""
+    params: Params = plan.runs[run_id]
+    folder = plan.paths.run(run_id)
+    device = set_up_torch(launch.threads)
+    torch.manual_seed(params.training.seed)
+    dataset = PreparedDataset(plan.paths.dataset(params.data.train))
+    names, positions = training_vocabulary(dataset, params.data.train_classes)
+    validation = PreparedDataset(plan.paths.dataset(params.data.validation))
+    remap = np.append(positions, -1)
+
+    model = untrained_model(plan.paths, params).to(device)
+    state = initial_state(model, params.training)
+    _resume(state, folder / "checkpoints", run_id)
+    write_json(folder / "params.json", {"run_id": run_id, "params": params.model_dump(mode="json"), **provenance(plan)})
+
+    def validate() -> float:
+        segmenter = FGAsegSegmenter(model, params.vlm.architecture, params.vlm.prompts, params.training.loss)
+        segmenter.set_vocabulary(names)
+        counts, _ = evaluate_samples(segmenter, validation.samples, len(names), params.evaluation, remap)
+        return counts.miou()
+
+    def checkpoint() -> None:
+        state.save(folder / "checkpoints", run_id)
+
+    stream = TrainingStream(dataset, positions, params.training.augmentation, params.training.seed)
+    train(
+        state,
+        stream,
+        names,
+        params,
+        MetricsFile(folder / "metrics.jsonl", state.step),
+        log_every=launch.log_every,
+        checkpoint=checkpoint,
+        checkpoint_seconds=launch.checkpoint_seconds,
+        validate=validate,
+        workers=launch.workers,
+    )
+    save_model(model, params, run_id, folder / "model.safetensors")
+    track(plan, run_id, launch)
+    return folder / "model.safetensors"

@@ -1,0 +1,95 @@
+"""The mutable state of a training, and its checkpoints.
+
+A checkpoint holds what training changes: trained weights, buffers, optimiser, schedule, step. Frozen weights come from
+the backbone's file; data order and augmentation follow from the step. The last two checkpoints are kept.
+"""
+
+import io
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgaseg.errors import UserError
+from fgaseg.files import write_whole
+
+KEPT = 2
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of `model` that training changes: parameters that take gradients, and buffers."""
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    buffers = {name for name, _ in model.named_buffers()}
+    return {name: t for name, t in model.state_dict().items() if name in trained or name in buffers}
+
+
+def load_trained_state(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Put tensors of `trained_state` back. Raises `UserError` when they are those of another model."""
+    own = trained_state(model)
+    strange = sorted(own.keys() ^ tensors.keys())
+    if strange:
+        raise UserError(
+            f"{source}: a checkpoint of another model: '{strange[0]}' is in only one of the two; use its own parameters"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise UserError(
+                f"{source}: a checkpoint of another model: {name} is {tuple(tensor.shape)}, "
+                f"this model has {tuple(own[name].shape)}; use its own parameters"
+            )
+    model.load_state_dict(tensors, strict=False)
+
+
+@dataclass
+class TrainingState:
+    """All that a checkpoint must hold. `step` counts finished iterations."""
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    step: int = 0
+
+    def save(self, folder: Path, run_id: str) -> Path:
+        """Write `step_<n>.pt` atomically, then drop all but the last two."""
+        content = {
+            "run_id": run_id,
+            "step": self.step,
+            "model": trained_state(self.model),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        raw = buffer.getvalue()
+        path = folder / f"step_{self.step:08d}.pt"
+        write_whole(path, raw + zlib.crc32(raw).to_bytes(4, "big"))
+        for old in checkpoints(folder)[:-KEPT]:
+            old.unlink()
+        return path
+
+    def load(self, path: Path, run_id: str) -> None:
+        """Continue from a checkpoint. Raises `UserError` when it is damaged or belongs to another run."""
+        content = read_checkpoint(path)
+        if content["run_id"] != run_id:
+            raise UserError(f"{path}: a checkpoint of run {content['run_id']}, not of {run_id}; remove it")
+        load_trained_state(self.model, content["model"], path)
+        self.optimiser.load_state_dict(content["optimiser"])
+        self.schedule.load_state_dict(content["schedule"])
+        self.step = content["step"]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(folder.glob("step_*.pt"))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, whose checksum must be right; no pickled code is run."""
+    raw = path.read_bytes()
+    if len(raw) < 4 or zlib.crc32(raw[:-4]).to_bytes(4, "big") != raw[-4:]:
+        raise UserError(f"{path}: the checkpoint is damaged; remove it to continue from the one before")
+    content: dict[str, Any] = torch.load(io.BytesIO(raw[:-4]), weights_only=True)
+    return content

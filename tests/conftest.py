@@ -1,0 +1,76 @@
+"""What the tests of the model, the training and the evaluation share: the sample scale's parameters and a small model."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+from fgaseg.model.clip import DenseCLIP, create_open_clip
+from fgaseg.model.fgaseg import FGAseg, build
+from fgaseg.params import Params, Resolver
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def resolve(project_root: Path) -> Callable[[Mapping[str, Any]], Params]:
+    """The sample scale's parameters with a few dotted keys changed."""
+    resolver = Resolver(project_root, "sample")
+    return lambda delta: resolver.resolve(delta, "test")
+
+
+@pytest.fixture(scope="session")
+def sample_params(resolve: Callable[[Mapping[str, Any]], Params]) -> Params:
+    return resolve({})
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny tensors are slower on several threads than on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def float64_default() -> Iterator[None]:
+    """New tensors are float64, so that constants made inside a forward pass are as exact as the weights."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="session")
+def mini_clip() -> open_clip.CLIP:
+    """The sample scale's CLIP with random weights. To be copied, not changed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return create_open_clip("fgaseg-mini", None)
+
+
+@pytest.fixture(scope="session")
+def build_model(mini_clip: open_clip.CLIP) -> Callable[..., FGAseg]:
+    """FGAseg with given parameters around a copy of the small CLIP, the same weights for the same seed."""
+
+    def make(params: Params, seed: int = 1) -> FGAseg:
+        vlm = params.vlm
+        clip = DenseCLIP(copy.deepcopy(mini_clip), vlm.image_size, vlm.guidance_layers, vlm.dense_residual)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return build(clip, params)
+
+    return make
+
+
+@pytest.fixture
+def tiny_model(build_model: Callable[..., FGAseg], sample_params: Params) -> FGAseg:
+    """FGAseg at the sample scale with random weights, in training mode."""
+    return build_model(sample_params)

@@ -1,0 +1,363 @@
+"""Every module of `fgaseg.model` in double precision, with random weights, against the oracle's plain loops."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import open_clip
+import oracle
+import oracle_layers
+import oracle_training
+import pytest
+import torch
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from torch import Tensor
+from weights import arrays, perturb
+
+from fgaseg.model.aggregation import ClassAggregation, GuidedSwinBlock, Propagation, SpatialAggregation, shifted_window_mask
+from fgaseg.model.clip import DenseCLIP
+from fgaseg.model.decoder import Decoder, DecoderStage, GuidanceUpsampling
+from fgaseg.model.fgaseg import FGAseg, build
+from fgaseg.model.p2tformer import P2Tformer, sinusoidal_position
+from fgaseg.model.supplementation import Fuse, Fusion, LocalSimilarity, MapEmbedding, Normalisation, global_similarity
+from fgaseg.model.t2p import T2PProjector
+from fgaseg.params import Params
+from fgaseg.training.trainer import losses
+
+pytestmark = pytest.mark.usefixtures("float64_default", "one_thread")
+
+Residual = Literal["class_token", "own"]
+ACTIVATIONS = {False: oracle_layers.gelu, True: oracle_layers.quick_gelu}
+HEADS = 2
+PROMPTS = [[18, 3, 7, 19, 0, 0, 0], [18, 5, 19, 0, 0, 0, 0], [18, 2, 9, 11, 4, 1, 19], [18, 8, 8, 19, 0, 0, 0]]
+"""Four full-length prompts, padded with 0; the end token has the highest number."""
+
+
+def assert_equal(actual: Tensor, expected: oracle_layers.Array) -> None:
+    torch.testing.assert_close(actual.detach(), torch.from_numpy(np.asarray(expected)), rtol=1e-10, atol=1e-11)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=[False, True], ids=["gelu", "quick_gelu"])
+def activation(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def small_clip(quick_gelu: bool = False) -> open_clip.CLIP:
+    """Three vision layers on a 4 x 4 grid and two text layers, 8 channels, random weights."""
+    vision = CLIPVisionCfg(layers=3, width=8, head_width=4, patch_size=4, image_size=16)
+    text = CLIPTextCfg(context_length=7, vocab_size=20, width=8, heads=2, layers=2)
+    clip = open_clip.CLIP(8, vision, text, quick_gelu=quick_gelu)
+    perturb(clip, seed=1)
+    return clip
+
+
+def dense(clip: open_clip.CLIP, residual: Residual = "class_token") -> DenseCLIP:
+    return DenseCLIP(copy.deepcopy(clip), 16, (0, 1), residual)
+
+
+@pytest.mark.parametrize("residual", ["class_token", "own"])
+def test_dense_image_features(residual: Residual, activation: bool) -> None:
+    """Section 1: the value path of the last block with the class token's or the patch's own residual."""
+    clip, images = small_clip(activation), random(2, 3, 16, 16)
+    actual, _ = dense(clip, residual).encode_image(images)
+    for i, image in enumerate(images.numpy()):
+        expected, _ = oracle.image_features(arrays(clip), image, HEADS, (0, 1), residual, ACTIVATIONS[activation])
+        assert_equal(actual[i], expected)
+
+
+def test_guidance_features() -> None:
+    """Section 1: the outputs of the chosen blocks, without the class token, as maps."""
+    clip, images = small_clip(), random(1, 3, 16, 16)
+    _, actual = dense(clip).encode_image(images)
+    _, expected = oracle.image_features(arrays(clip), images[0].numpy(), HEADS, (0, 1), "own", oracle_layers.gelu)
+    assert len(actual) == 2
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert_equal(ours[0], theirs)
+
+
+def test_text_features(activation: bool) -> None:
+    """Section 1: causal attention, the end token's output, projected and normalised."""
+    clip = small_clip(activation)
+    actual = dense(clip).encode_text(torch.tensor(PROMPTS)[:, None])
+    for k, prompt in enumerate(PROMPTS):
+        assert_equal(actual[k, 0], oracle.text_features(arrays(clip), prompt, HEADS, ACTIVATIONS[activation]))
+
+
+def test_position_embedding_is_resized_bicubically() -> None:
+    """Section 1: the grid's positions are resized, the class token's stays."""
+    clip = small_clip()
+    before = clip.visual.positional_embedding.detach().clone()
+    after = DenseCLIP(clip, 24, (0, 1), "own").visual.positional_embedding.detach()
+    grid = before[1:].T.reshape(1, 8, 4, 4)
+    expected = torch.nn.functional.interpolate(grid, size=(6, 6), mode="bicubic", align_corners=False)[0]
+    assert torch.equal(after[0], before[0])
+    for row in range(6):
+        for column in range(6):
+            assert_equal(after[1 + 6 * row + column], expected[:, row, column].numpy())
+
+
+def test_position_encoding() -> None:
+    """Section 2: 2-D sinusoids, normalised, temperature 10000."""
+    expected = oracle.position_encoding(8, 3, 5).reshape(8, 15).T
+    assert_equal(sinusoidal_position(8, 3, 5), expected)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("gamma", ["trainable", 0.5])
+def test_p2tformer(layers: int, gamma: Literal["trainable"] | float) -> None:
+    """Equations 5 and 6, two prompts a class."""
+    module = P2Tformer(8, layers, HEADS, gamma, 0.1)
+    perturb(module, seed=2)
+    text, images = random(3, 2, 8), random(2, 8, 3, 4, seed=1)
+    actual = module(text, images)
+    for i, image in enumerate(images.numpy()):
+        expected = oracle.p2tformer(arrays(module), text.flatten(0, 1).numpy(), image, layers, HEADS)
+        assert_equal(actual[i].flatten(0, 1), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_t2p_similarity(training: bool) -> None:
+    """Equation 7, with BatchNorm's statistics of the batch or the running ones."""
+    module = T2PProjector(4).train(training)
+    perturb(module, seed=3)
+    weights = arrays(module)
+    images, text = random(2, 4, 3, 2), random(2, 3, 4, seed=1)
+    actual = module(images, text)
+    assert actual.shape == (2, 3, 12, 8)
+    assert_equal(actual, oracle.t2p_similarity(weights, images.numpy(), text.numpy(), training))
+
+
+def test_global_similarity() -> None:
+    """Equation 9, two prompts a class."""
+    images, text = random(2, 8, 3, 4), random(2, 5, 2, 8, seed=1)
+    actual = global_similarity(images, text)
+    assert actual.shape == (2, 2, 5, 3, 4)
+    for i in range(2):
+        for prompt in range(2):
+            assert_equal(actual[i, prompt], oracle.gcs(images[i].numpy(), text[i, :, prompt].numpy()))
+
+
+@pytest.mark.parametrize("normalisation", ["channels", "taps", "none"])
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_local_similarity(size: int, normalisation: Normalisation) -> None:
+    """Equation 10 for each normalisation of the kernel."""
+    module = LocalSimilarity(6, size, normalisation)
+    perturb(module, seed=4)
+    images, text = random(2, 6, 4, 3), random(2, 3, 6, seed=1)
+    actual = module(images, text)
+    for i in range(2):
+        expected = oracle.lcs(arrays(module), images[i].numpy(), text[i].numpy(), size, normalisation)
+        assert_equal(actual[i], expected)
+
+
+def test_map_embedding() -> None:
+    """Section 3: a 7 x 7 convolution of each class's map alone."""
+    module = MapEmbedding(1, 4, 7)
+    perturb(module, seed=5)
+    maps = random(2, 1, 3, 4, 5)
+    actual = module(maps)
+    for i in range(2):
+        for k in range(3):
+            assert_equal(actual[i, k], oracle_layers.conv2d(oracle_layers.part(arrays(module), "conv"), maps[i, :, k].numpy()))
+
+
+@pytest.mark.parametrize("fusion", ["cat", "add"])
+def test_fusion(fusion: Fusion) -> None:
+    """Section 3: concatenation and a linear map, or the sum."""
+    module = Fuse(4, fusion)
+    perturb(module, seed=6)
+    a, b = random(2, 4, 3, 3), random(2, 4, 3, 3, seed=1)
+    actual = module(a, b)
+    for i in range(2):
+        assert_equal(actual[i], oracle.fuse(arrays(module), a[i].numpy(), b[i].numpy(), fusion))
+
+
+@pytest.mark.parametrize(("height", "width", "window", "shift"), [(4, 4, 2, 1), (6, 4, 2, 1), (8, 8, 4, 2), (4, 4, 4, 2)])
+def test_shifted_windows_see_neighbours_only(height: int, width: int, window: int, shift: int) -> None:
+    """Section 4: which original positions see each other, for every pair of the map."""
+    mask = shifted_window_mask(height, width, window, shift)
+    seen = np.zeros((height, width, height, width), bool)
+    for index, visible in enumerate(mask.numpy()):
+        corner = divmod(index, width // window)
+        inside = [(corner[0] * window + i, corner[1] * window + j) for i in range(window) for j in range(window)]
+        original = [((row + shift) % height, (column + shift) % width) for row, column in inside]
+        for i, a in enumerate(original):
+            for j, b in enumerate(original):
+                seen[a][b] = visible[i, j]
+    for row, column in np.ndindex(height, width):
+        for other in np.ndindex(height, width):
+            expected = oracle.shares_window((row, column), other, height, width, window, shift)
+            assert seen[row, column][other] == expected, ((row, column), other)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_window_attention(shift: int) -> None:
+    """Section 4: one Swin block, windows of 2 in place and shifted by 1, on a map that is not square."""
+    module = GuidedSwinBlock(4, 2, HEADS, 2, shift, 4)
+    perturb(module, seed=7)
+    maps, guidance = random(3, 4, 4, 6), random(3, 2, 4, 6, seed=1)
+    actual = module(maps.permute(0, 2, 3, 1), guidance.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    for i in range(3):
+        expected = oracle.swin_block(arrays(module), maps[i].numpy(), guidance[i].numpy(), HEADS, 2, shift)
+        assert_equal(actual[i], expected)
+
+
+def test_spatial_aggregation() -> None:
+    """Section 4: a pair of Swin blocks a class, the guidance of each image for all of its classes."""
+    module = SpatialAggregation(4, 2, HEADS, 2, 2)
+    perturb(module, seed=8)
+    maps, guidance = random(2, 3, 4, 4, 4), random(2, 2, 4, 4, seed=1)
+    actual = module(maps, guidance)
+    for i in range(2):
+        assert_equal(actual[i], oracle.spatial_aggregation(arrays(module), maps[i].numpy(), guidance[i].numpy(), HEADS, 2))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("cap", [9, 3, 2])
+def test_class_aggregation(cap: int, training: bool) -> None:
+    """Section 4: linear attention over 3 classes and cap - 3 copies of the padding token, pooled in training only."""
+    module = ClassAggregation(4, 2, HEADS, 2, 2, cap).train(training)
+    perturb(module, seed=9)
+    maps, guidance = random(2, 3, 4, 4, 6), random(2, 3, 2, seed=1)
+    actual = module(maps, guidance)
+    for i in range(2):
+        pooling = 2 if training else 1
+        expected = oracle.class_aggregation(arrays(module), maps[i].numpy(), guidance[i].numpy(), HEADS, cap, pooling)
+        assert_equal(actual[i], expected)
+
+
+def test_propagation_alternates_spatial_and_class_aggregation() -> None:
+    """Section 4: spatial, then class aggregation in each of two blocks."""
+    module = Propagation(4, 2, 2, 2, HEADS, 2, 2, 5).eval()
+    perturb(module, seed=10)
+    weights = arrays(module)
+    maps, vision, text = random(1, 3, 4, 4, 4), random(1, 2, 4, 4, seed=1), random(1, 3, 2, seed=2)
+    expected = maps[0].numpy()
+    for i in range(2):
+        spatial, across = (oracle_layers.part(weights, f"{kind}.{i}") for kind in ("spatial", "classes"))
+        expected = oracle.spatial_aggregation(spatial, expected, vision[0].numpy(), HEADS, 2)
+        expected = oracle.class_aggregation(across, expected, text[0].numpy(), HEADS, 5, 1)
+    assert_equal(module(maps, vision, text)[0], expected)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_guidance_upsampling(factor: int) -> None:
+    """Section 5: transposed convolution by the factor, 3 x 3 convolution, ReLU."""
+    module = GuidanceUpsampling(3, 4, 2, factor)
+    perturb(module, seed=11)
+    features = random(2, 3, 2, 3)
+    actual = module(features)
+    for i in range(2):
+        assert_equal(actual[i], oracle.guidance_upsampling(arrays(module), features[i].numpy()))
+
+
+@pytest.mark.parametrize("outputs", [4, 32], ids=["one group", "two groups"])
+def test_decoder_stage(outputs: int) -> None:
+    """Section 5: transposed convolution, concatenation, two convolutions with GroupNorm and ReLU."""
+    module = DecoderStage(5, 2, outputs)
+    perturb(module, seed=12)
+    maps, guidance = random(4, 5, 2, 3), random(2, 2, 4, 6, seed=1)
+    actual = module(maps, guidance)
+    for i in range(4):
+        assert_equal(actual[i], oracle.decoder_stage(arrays(module), maps[i].numpy(), guidance[i // 2].numpy()))
+
+
+@pytest.mark.parametrize("fusion", ["cat", "add", None], ids=["cat", "add", "without LCS"])
+def test_decoder(fusion: Fusion | None) -> None:
+    """Section 5: both stages, the local maps fused in before each, and the head."""
+    module = Decoder(5, 3, (4, 3), (3, 4), (2, 1), 6, fusion or "cat", fusion is not None)
+    perturb(module, seed=13)
+    maps, local = random(1, 2, 5, 3, 2), random(1, 2, 5, 3, 2, seed=1)
+    features = [random(1, 3, 3, 2, seed=2), random(1, 3, 3, 2, seed=3)]
+    actual = module(maps, None if fusion is None else local, features)
+    assert actual.shape == (1, 2, 12, 8)
+    used = None if fusion is None else local[0].numpy()
+    expected = oracle.decoder(arrays(module), maps[0].numpy(), used, [f[0].numpy() for f in features], fusion or "cat")
+    assert_equal(actual[0], expected)
+
+
+SMALL = {
+    "vlm.dense_residual": "class_token",
+    "model.hidden_dim": 4,
+    "model.embedding_kernel": 3,
+    "model.p2tformer.heads": 2,
+    "model.propagation.window": 2,
+    "model.propagation.heads": 2,
+    "model.propagation.mlp_ratio": 2,
+    "model.propagation.guidance_dim": 3,
+    "model.decoder.channels": [4, 3],
+    "model.decoder.guidance_hidden": [3, 2],
+    "model.decoder.guidance_channels": [2, 1],
+    "model.decoder.lcs_channels": 3,
+}
+"""Parameters for a whole model that plain loops can follow."""
+
+
+@pytest.fixture
+def small_params(resolve: Callable[[Mapping[str, Any]], Params]) -> Callable[[Mapping[str, Any]], Params]:
+    return lambda delta: resolve(SMALL | dict(delta))
+
+
+def small_model(clip: open_clip.CLIP, params: Params) -> FGAseg:
+    model = build(dense(clip, params.vlm.dense_residual), params)
+    for name, module in model.named_children():
+        if name != "clip":
+            perturb(module, seed=14)
+    return model
+
+
+VARIANTS = {
+    "default": {},
+    "without P2Tformer": {"model.p2tformer.layers": 0},
+    "without LCS": {"model.lcs.enabled": False},
+    "sum and taps": {"model.fusion": "add", "model.lcs.normalisation": "taps", "model.lcs.kernel_size": 1},
+    "fewer than the cap": {"model.propagation.class_cap": 7},
+    "more than the cap": {"model.propagation.class_cap": 2},
+}
+
+
+@pytest.mark.parametrize("delta", VARIANTS.values(), ids=VARIANTS)
+def test_whole_model_in_evaluation(delta: Mapping[str, Any], small_params: Callable[[Mapping[str, Any]], Params]) -> None:
+    """Sections 1 to 5 together: from pixels and tokens to logits."""
+    clip, params = small_clip(), small_params(delta)
+    model = small_model(clip, params).eval()
+    images = random(2, 3, 16, 16)
+    actual = model(images, model.clip.encode_text(torch.tensor(PROMPTS)[:, None]))
+    text = np.array([oracle.text_features(arrays(clip), prompt, HEADS, oracle_layers.gelu) for prompt in PROMPTS])
+    assert actual.alignment is None
+    for i, pixels in enumerate(images.numpy()):
+        image, features = oracle.image_features(arrays(clip), pixels, HEADS, (0, 1), "class_token", oracle_layers.gelu)
+        expected, _ = oracle.logits(arrays(model), params.model, image, features, text, training=False)
+        assert_equal(actual.logits[i], expected)
+
+
+@pytest.mark.parametrize("forms", [("ce", "mse"), ("bce", "bce")], ids="-".join)
+def test_total_loss(forms: tuple[str, str], small_params: Callable[[Mapping[str, Any]], Params]) -> None:
+    """Equation 13: `L_seg + weight L_t2p` of the whole model in training, over a batch with ignored pixels."""
+    delta = {"training.loss": forms[0], "model.t2p.loss": forms[1], "model.t2p.weight": 0.7, "model.propagation.class_cap": 6}
+    clip, params = small_clip(), small_params(delta)
+    model = small_model(clip, params).train()
+    weights = arrays(model)
+    images = random(2, 3, 16, 16)
+    labels = torch.randint(-1, len(PROMPTS), (2, 16, 16), generator=torch.Generator().manual_seed(5))
+    actual = losses(model, images, labels, torch.tensor(PROMPTS)[:, None], params)
+    text = np.array([oracle.text_features(arrays(clip), prompt, HEADS, oracle_layers.gelu) for prompt in PROMPTS])
+    logits, aligned, dense_images = [], [], []
+    for pixels in images.numpy():
+        image, features = oracle.image_features(arrays(clip), pixels, HEADS, (0, 1), "class_token", oracle_layers.gelu)
+        scores, pulled = oracle.logits(weights, params.model, image, features, text, training=True)
+        logits.append(scores)
+        aligned.append(pulled)
+        dense_images.append(image)
+    projector = oracle_layers.part(weights, "projector")
+    similarity = oracle.t2p_similarity(projector, np.array(dense_images), np.array(aligned), training=True)
+    seg = oracle_training.segmentation_loss(np.array(logits), labels.numpy(), forms[0])
+    t2p = oracle_training.t2p_loss(similarity, labels.numpy(), forms[1])
+    assert actual["loss_seg"].item() == pytest.approx(seg, rel=1e-10)
+    assert actual["loss_t2p"].item() == pytest.approx(t2p, rel=1e-10)
+    assert actual["loss"].item() == pytest.approx(seg + 0.7 * t2p, rel=1e-10)

@@ -1,0 +1,181 @@
+"""Figures from panels on disk: what can be told from their pixels, and what a damaged file leads to."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fgaseg.errors import UserError
+from fgaseg.plan import Plan, Row
+from fgaseg.reporting.curves import read_metrics
+from fgaseg.reporting.figures import write_figures
+from fgaseg.reporting.palette import OTHER, VOID, VOID_STRIPE, colours, paint
+from fgaseg.reporting.results import read_panels
+from fgaseg.reporting.segmentations import segmentation_figure
+
+PROJECT = Path(__file__).parents[1]
+NAMES = ["sky", "grass", "zebra"]
+FIGURES = {"segmentation.png", "pseudo_masks.png", "training.png"}
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """The project's own plan at sample scale, with empty results."""
+    shutil.copytree(PROJECT / "params", tmp_path / "params")
+    return Plan(tmp_path, "sample")
+
+
+def write_panels(plan: Plan, row: Row, prediction: int) -> Path:
+    """Panels as the evaluation writes them: half sky, half grass, a void corner, everything predicted as `prediction`."""
+    folder = plan.paths.evaluation(row.eval_id)
+    folder.mkdir(parents=True)
+    image, label = plan.root / "image.png", plan.root / "label.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)).save(image)
+    labels = np.repeat([0, 1], 20)[:, None] * np.ones((1, 60), np.uint8)
+    labels[:10, :10] = 255
+    Image.fromarray(labels.astype(np.uint8)).save(label)
+    Image.fromarray(np.full((40, 60), prediction, np.uint16)).save(folder / "prediction.png")
+    (folder / "classes.json").write_text(json.dumps([{"name": name} for name in NAMES]))
+    maps: dict[str, Any] = {kind: np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6) for kind in ("gcs", "lcs", "fused")}
+    np.savez(folder / "maps.npz", **maps)
+    panel = {"benchmark": "a-150", "image": str(image), "label": str(label), "prediction": "prediction.png"}
+    mask = {"benchmark": "a-150", "image": str(image), "arrays": "maps.npz", "gcs": "gcs", "lcs": "lcs", "fused": "fused"}
+    content = {
+        "segmentations": [panel | {"classes": "classes.json"}],
+        "pseudo_masks": [mask | {"class": "sky", "present": True}, mask | {"class": "zebra", "present": False}],
+    }
+    (folder / "panels.json").write_text(json.dumps(content))
+    return folder
+
+
+def write_metrics(plan: Plan, row: Row) -> Path:
+    assert row.run_id
+    path = plan.paths.run(row.run_id) / "metrics.jsonl"
+    path.parent.mkdir(parents=True)
+    lines: list[dict[str, Any]] = [{"step": s, "loss": 3 / s, "loss_seg": 2 / s, "loss_t2p": 1 / s} for s in range(10, 60, 10)]
+    lines.append({"step": 50, "validation_miou": 0.4})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def write_all(plan: Plan) -> tuple[Path, Path, Path]:
+    dense, ours = plan.main_rows
+    return write_panels(plan, dense, 2), write_panels(plan, ours, 0), write_metrics(plan, ours)
+
+
+def shown(path: Path, colour: tuple[int, int, int]) -> int:
+    """How many pixels of a figure have exactly `colour`."""
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    return int((pixels == np.array(colour, np.uint8)).all(2).sum())
+
+
+def test_all_figures_are_written_and_a_second_time_to_the_same_bytes(plan: Plan, tmp_path: Path) -> None:
+    write_all(plan)
+    dense, ours = plan.main_rows
+    written = []
+    for name in ("first", "second"):
+        write_figures(plan, ours, dense, tmp_path / name)
+        written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert set(written[0]) == FIGURES
+    assert written[0] == written[1]
+    assert all(b"tIME" not in content and b"Software" not in content for content in written[0].values())
+
+
+def test_predictions_and_ground_truth_have_the_colours_of_their_names(plan: Plan, tmp_path: Path) -> None:
+    dense, ours, _ = write_all(plan)
+    table = colours(NAMES)
+    segmentation_figure(read_panels(ours).segmentations, tmp_path / "alone.png")
+    segmentation_figure(read_panels(ours).segmentations, tmp_path / "both.png", read_panels(dense).segmentations)
+    assert shown(tmp_path / "alone.png", table["zebra"]) == 0  # dense CLIP alone predicts it
+    assert shown(tmp_path / "both.png", table["zebra"]) > 10_000
+    assert shown(tmp_path / "alone.png", table["sky"]) > 1.5 * shown(tmp_path / "alone.png", table["grass"])
+    assert shown(tmp_path / "alone.png", VOID_STRIPE) > 300
+
+
+def test_dense_clip_stands_left_of_fgaseg(plan: Plan, tmp_path: Path) -> None:
+    dense, ours, _ = write_all(plan)
+    segmentation_figure(read_panels(ours).segmentations, tmp_path / "both.png", read_panels(dense).segmentations)
+    pixels = np.asarray(Image.open(tmp_path / "both.png").convert("RGB"))
+    columns = np.nonzero((pixels == np.array(colours(NAMES)["zebra"], np.uint8)).all(2))[1]
+    assert 0.4 < np.median(columns) / pixels.shape[1] < 0.55
+
+
+def test_a_method_without_the_image_is_shown_as_missing(plan: Plan, tmp_path: Path) -> None:
+    _, ours, _ = write_all(plan)
+    panels = read_panels(ours).segmentations
+    segmentation_figure(panels, tmp_path / "missing.png", [])
+    segmentation_figure(panels, tmp_path / "both.png", panels)
+    sky = colours(NAMES)["sky"]
+    assert 0 < shown(tmp_path / "missing.png", sky) < shown(tmp_path / "both.png", sky)
+
+
+def test_an_evaluation_without_panels_says_so_in_the_picture(plan: Plan, tmp_path: Path) -> None:
+    dense, ours, _ = write_all(plan)
+    for folder in (dense, ours):
+        (folder / "panels.json").write_text('{"segmentations": [], "pseudo_masks": []}')
+    dense_row, row = plan.main_rows
+    write_figures(plan, row, dense_row, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FIGURES
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("panels.json", Path.unlink),
+        ("panels.json", lambda path: path.write_text('{"segmentations": [{}], "pseudo_masks": []}')),
+        ("prediction.png", Path.unlink),
+        ("prediction.png", lambda path: path.write_bytes(path.read_bytes()[:60])),
+        ("prediction.png", lambda path: Image.new("L", (5, 5)).save(path)),
+        ("classes.json", lambda path: path.write_text("[1, 2]")),
+        ("maps.npz", lambda path: np.savez(path, gcs=np.zeros((4, 4)))),
+        ("maps.npz", lambda path: path.write_bytes(path.read_bytes()[:90])),
+    ],
+)
+def test_a_damaged_file_is_named(plan: Plan, tmp_path: Path, name: str, damage: Any) -> None:
+    _, folder, _ = write_all(plan)
+    damage(folder / name)
+    dense_row, row = plan.main_rows
+    with pytest.raises(UserError) as error:
+        write_figures(plan, row, dense_row, tmp_path / "out")
+    assert str(folder / name) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_resumed_training_overrides_the_steps_that_it_repeats(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10, "loss": 3}\n{"step": 20, "loss": 2}\n{"step": 10, "loss": 5}\n{"step": 30, "lo')
+    steps, values = read_metrics(path)["loss"]
+    assert steps.tolist() == [10, 20]
+    assert values.tolist() == [5, 2]
+
+
+def test_a_damaged_line_of_metrics_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10, "loss": 3}\n{"loss": 2}\n{"step": 30, "loss": 1}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is damaged"):
+        read_metrics(path)
+
+
+def test_a_name_keeps_its_colour_in_any_company() -> None:
+    alone = {name: colours([name])[name] for name in ("sky", "aeroplane", "kitchen island")}
+    together = colours(["kitchen island", "sky", "road", "aeroplane", "person"])
+    assert {name: together[name] for name in alone} == alone
+    assert colours(["airplane"])["airplane"] == alone["aeroplane"]
+
+
+def test_names_that_are_shown_together_are_told_apart() -> None:
+    found = list(colours(f"class {i}" for i in range(24)).values())
+    gaps = [sum(abs(x - y) for x, y in zip(a, b, strict=True)) for i, a in enumerate(found) for b in found[:i]]
+    assert min(gaps) >= 30
+    assert min(sum(abs(x - 255) for x in colour) for colour in found) >= 60
+
+
+def test_void_and_unnamed_classes_look_like_no_class() -> None:
+    picture = paint(np.array([[-1, 0], [1, 2]]), NAMES, {"sky": (1, 2, 3)})
+    assert tuple(picture[0, 0]) in (VOID, VOID_STRIPE)
+    assert tuple(picture[0, 1]) == (1, 2, 3)
+    assert tuple(picture[1, 0]) == tuple(picture[1, 1]) == OTHER

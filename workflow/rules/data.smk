@@ -1,0 +1,22 @@
+# Raw datasets -> the common form.
+
+
+rule prepare:
+    input:
+        TRACKED_DATA,
+    output:
+        dataset_files("{dataset}"),
+    log:
+        f"{LOGS}/prepare/{{dataset}}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        scale=SCALE,
+    message:
+        "preparing {wildcards.dataset}"
+    shell:
+        "fgaseg prepare {wildcards.dataset} --scale {params.scale} --workers {threads} > {log} 2>&1"

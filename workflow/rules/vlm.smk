@@ -1,0 +1,21 @@
+# CLIP's weights, fetched or expanded once.
+
+
+rule vlm:
+    input:
+        TRACKED_DATA,
+    output:
+        f"{RESULTS}/vlm/{{backbone}}.pt",
+    log:
+        f"{LOGS}/vlm/{{backbone}}.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        scale=SCALE,
+    message:
+        "providing the weights of backbone {wildcards.backbone}"
+    shell:
+        "fgaseg vlm {wildcards.backbone} --scale {params.scale} > {log} 2>&1"
