@@ -15,7 +15,7 @@ from fgaseg.files import write_json, write_whole
 from fgaseg.loading import load_model
 from fgaseg.plan import Plan
 from fgaseg.reporting.palette import colours, paint
-from fgaseg.training.run import set_up_torch
+from fgaseg.runtime import set_up_torch
 
 OPACITY = 0.55
 

@@ -158,6 +158,13 @@ def test_shortest_edge_is_resized_and_proportions_are_kept(dataset: PreparedData
     assert (labels[:80, 38:112] != IGNORE).all()
 
 
+def test_resized_labels_are_never_mixed(dataset: PreparedDataset, augmentation: MakeAugmentation) -> None:
+    """Interpolated, sky (0) beside sea (2) would become the boat (1) that no image shows."""
+    for edge in (27, 40, 90):
+        _, labels = augment(dataset.samples[0], augmentation(short_edges=[edge]), np.random.default_rng(edge))
+        assert set(labels.unique().tolist()) <= {IGNORE, *SHOWN}
+
+
 def test_an_image_smaller_than_the_crop_is_padded_with_grey_and_ignored(
     dataset: PreparedDataset, augmentation: MakeAugmentation
 ) -> None:

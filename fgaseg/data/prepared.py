@@ -67,6 +67,4 @@ class PreparedDataset:
     @cached_property
     def classes(self) -> tuple[PreparedClass, ...]:
         entries = json.loads((self.folder / "classes.json").read_text(encoding="utf-8"))
-        return tuple(
-            PreparedClass(e["name"], tuple(e["synonyms"]), e["raw_id"], e["present"], e["kind"]) for e in entries
-        )
+        return tuple(PreparedClass(e["name"], tuple(e["synonyms"]), e["raw_id"], e["present"], e["kind"]) for e in entries)

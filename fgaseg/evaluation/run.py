@@ -23,7 +23,8 @@ from fgaseg.loading import load_clip, load_model
 from fgaseg.params import Launch
 from fgaseg.plan import Plan, Row
 from fgaseg.provenance import provenance
-from fgaseg.training.run import set_up_torch, track
+from fgaseg.runtime import set_up_torch
+from fgaseg.tracking import track
 
 log = logging.getLogger(__name__)
 

@@ -160,7 +160,7 @@ class Look:
 
 LOOKS: dict[str, Look] = {
     "sky": Look((92, 156, 226), (238, 244, 250), clouds),
-    "sea": Look((16, 84, 122), (74, 172, 186), waves),
+    "water": Look((16, 84, 122), (74, 172, 186), waves),
     "grass": Look((54, 112, 30), (134, 186, 62), blades),
     "road": Look((64, 64, 74), (244, 222, 120), asphalt),
     "wall": Look((156, 72, 52), (206, 196, 182), bricks),

@@ -1,4 +1,4 @@
-"""Training: the stream of crops, the optimiser's steps, checkpoints, metrics, tracking.
+"""Training: the stream of crops, the optimiser's steps, checkpoints, metrics.
 
-Reading order: stream, state, trainer, metrics, tracking.
+Reading order: stream, trainer, state, metrics, run.
 """

@@ -15,42 +15,14 @@ from fgaseg.loading import save_model, untrained_model
 from fgaseg.params import Launch, Params
 from fgaseg.plan import Plan
 from fgaseg.provenance import provenance
+from fgaseg.runtime import set_up_torch
+from fgaseg.tracking import track
 from fgaseg.training.metrics import MetricsFile
 from fgaseg.training.state import TrainingState, checkpoints
 from fgaseg.training.stream import TrainingStream, training_vocabulary
-from fgaseg.training.tracking import deliver, tracking_uri
 from fgaseg.training.trainer import initial_state, train
 
 log = logging.getLogger(__name__)
-
-
-def set_up_torch(threads: int) -> torch.device:
-    """Deterministic kernels, a fixed number of threads, and the device: the GPU where there is one."""
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def table_tags(plan: Plan, run_id: str) -> dict[str, str]:
-    """MLflow tags that name the tables and rows of a run: `table_2: row 4` and so on."""
-    tags: dict[str, str] = {"scale": plan.scale}
-    for row in plan.rows:
-        if row.run_id == run_id:
-            tags[row.table] = ", ".join(f"{k}: {v}" for k, v in row.label.items())
-    return tags
-
-
-def track(plan: Plan, run_id: str, launch: Launch, final: dict[str, float] | None = None) -> bool:
-    """Bring MLflow up to the files of a run."""
-    return deliver(
-        tracking_uri(launch.tracking_uri, plan.paths.tracking),
-        f"fgaseg-{plan.scale}",
-        run_id,
-        table_tags(plan, run_id),
-        plan.runs[run_id].model_dump(mode="json", exclude={"evaluation"}),
-        plan.paths.run(run_id) / "metrics.jsonl",
-        final or {},
-    )
 
 
 def _resume(state: TrainingState, folder: Path, run_id: str) -> None:

@@ -5,6 +5,7 @@ the backbone's file; data order and augmentation follow from the step. The last 
 """
 
 import io
+import pickle
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from fgaseg.errors import UserError
 from fgaseg.files import write_whole
 
 KEPT = 2
+_KEYS = {"run_id", "step", "model", "optimiser", "schedule"}
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -53,7 +55,13 @@ class TrainingState:
     step: int = 0
 
     def save(self, folder: Path, run_id: str) -> Path:
-        """Write `step_<n>.pt` atomically, then drop all but the last two."""
+        """Write `step_<n>.pt` atomically and keep one older checkpoint beside it.
+
+        Files of later steps are damaged ones that resumption passed over: they go first.
+        """
+        for path in checkpoints(folder):
+            if _step_of(path) > self.step:
+                path.unlink()
         content = {
             "run_id": run_id,
             "step": self.step,
@@ -86,10 +94,19 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*.pt"))
 
 
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint, whose checksum must be right; no pickled code is run."""
     raw = path.read_bytes()
     if len(raw) < 4 or zlib.crc32(raw[:-4]).to_bytes(4, "big") != raw[-4:]:
         raise UserError(f"{path}: the checkpoint is damaged; remove it to continue from the one before")
-    content: dict[str, Any] = torch.load(io.BytesIO(raw[:-4]), weights_only=True)
+    try:
+        content: dict[str, Any] = torch.load(io.BytesIO(raw[:-4]), weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(f"{path}: not a checkpoint of fgaseg ({str(error).splitlines()[0]}); remove it") from None
+    if not isinstance(content, dict) or content.keys() != _KEYS:
+        raise UserError(f"{path}: not a checkpoint of fgaseg; remove it")
     return content

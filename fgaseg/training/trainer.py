@@ -131,7 +131,7 @@ def train(
         if state.step % log_every == 0 or state.step == t.iterations:
             speed = (time.monotonic() - window_start) / window_steps
             values = {name: term.item() for name, term in terms.items()}
-            lr = state.schedule.get_last_lr()[0]
+            lr = t.lr * state.schedule.get_last_lr()[0] / state.schedule.base_lrs[0]
             metrics.append(state.step, {**values, "grad_norm": norm.item(), "lr": float(lr), "seconds_per_iteration": speed})
             window_start, window_steps = time.monotonic(), 0
         if state.step % t.validate_every == 0 or state.step == t.iterations:

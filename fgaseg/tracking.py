@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from fgaseg.params import Launch
+from fgaseg.plan import Plan
 from fgaseg.training.metrics import read_metrics
 
 log = logging.getLogger(__name__)
@@ -95,3 +97,25 @@ def deliver(
         )
         return False
     return True
+
+
+def table_tags(plan: Plan, run_id: str) -> dict[str, str]:
+    """MLflow tags that name the tables and rows of a run: `table_2: row 4` and so on."""
+    tags: dict[str, str] = {"scale": plan.scale}
+    for row in plan.rows:
+        if row.run_id == run_id:
+            tags[row.table] = ", ".join(f"{k}: {v}" for k, v in row.label.items())
+    return tags
+
+
+def track(plan: Plan, run_id: str, launch: Launch, final: dict[str, float] | None = None) -> bool:
+    """Bring MLflow up to the files of a run."""
+    return deliver(
+        tracking_uri(launch.tracking_uri, plan.paths.tracking),
+        f"fgaseg-{plan.scale}",
+        run_id,
+        table_tags(plan, run_id),
+        plan.runs[run_id].model_dump(mode="json", exclude={"evaluation"}),
+        plan.paths.run(run_id) / "metrics.jsonl",
+        final or {},
+    )

@@ -1,0 +1,139 @@
+"""The plan: which trainings and evaluations the paper's tables need, and what their identities depend on."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fgaseg.plan import Plan, eval_id, run_id
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", params=["sample", "paper"])
+def plan(request: pytest.FixtureRequest) -> Plan:
+    return Plan(ROOT, request.param)
+
+
+@pytest.fixture
+def params_copy(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "params", tmp_path / "params")
+    shutil.copy(ROOT / "data.dvc", tmp_path)
+    return tmp_path
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_45_trained_rows_need_37_trainings(plan: Plan) -> None:
+    trained = [row for row in plan.rows if row.run_id and row.table != "table_6"]
+    assert len(trained) == 45
+    assert len({row.run_id for row in trained}) == 37
+    assert len(plan.runs) == 37
+
+
+def test_table_6_is_five_evaluations_of_one_training_of_table_5(plan: Plan) -> None:
+    rows = plan.tables["table_6"].rows
+    assert [row.params.evaluation.top_n for row in rows] == [1, 4, 8, 16, 32]
+    assert len({row.run_id for row in rows}) == 1
+    fast_cat = plan.tables["table_5"].rows[0]
+    assert fast_cat.label == {"fast": "yes", "fusion": "cat"}
+    assert rows[0].run_id == fast_cat.run_id
+    assert len({row.eval_id for row in (*rows, fast_cat)}) == 6
+
+
+def test_evaluations_are_one_a_training_five_of_table_6_and_dense_clip_of_each_backbone(plan: Plan) -> None:
+    assert len(plan.evaluations) == 37 + 5 + 2
+    assert Counter(row.method for row in plan.evaluations.values()) == {"fgaseg": 42, "dense_clip": 2}
+
+
+def test_the_default_row_recurs_in_nine_tables(plan: Plan) -> None:
+    default = plan.default_row.run_id
+    tables = [row.table for row in plan.rows if row.run_id == default]
+    assert tables == [f"table_{t}" for t in ("1", "2", "3b", "3c", "3d", "4a", "4b", "5", "7")]
+
+
+def test_table_1_has_the_papers_28_rows(plan: Plan) -> None:
+    table = plan.tables["table_1"]
+    ours = [row for row in table.rows if row.published]
+    assert len(table.others) + len(ours) == 28
+    assert ours[0].published == (12.0, 19.0, 31.4, 57.5, 95.2)
+    assert ours[1].published == (16.3, 23.9, 37.9, 63.4, 97.1)
+
+
+def test_paper_scale_holds_the_papers_hyperparameters() -> None:
+    p = Plan(ROOT, "paper").default
+    t, e, m = p.training, p.evaluation, p.model
+    assert (t.iterations, t.global_batch, t.lr, t.weight_decay, t.max_norm) == (80_000, 8, 2e-4, 1e-4, 0.01)
+    assert (t.clip_lr_multiplier, t.validate_every, t.loss, t.schedule) == (0.01, 5000, "ce", "cosine")
+    assert (t.augmentation.short_edges, t.augmentation.crop, t.augmentation.pad_value) == ((384,), 384, 128)
+    assert t.augmentation.colour_jitter
+    assert t.augmentation.flip
+    assert (e.resize, e.window, e.stride, e.whole_image) == (640, 384, 256, True)
+    assert (m.t2p.weight, m.t2p.loss, m.hidden_dim, m.propagation.class_cap) == (0.02, "mse", 128, 256)
+    assert (m.p2tformer.layers, m.p2tformer.heads, m.p2tformer.gamma, m.p2tformer.gamma_init) == (1, 8, "trainable", 0.1)
+    assert (m.lcs.kernel_size, m.lcs.normalisation, m.fusion) == (3, "channels", "cat")
+    assert (p.vlm.image_size, p.vlm.guidance_layers, p.vlm.finetune) == (384, (3, 7), "attention")
+    large = Plan(ROOT, "paper").tables["table_1"].rows[3].params.vlm
+    assert (large.architecture, large.image_size, large.guidance_layers) == ("ViT-L-14-336-quickgelu", 336, (7, 15))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("lr: 2.0e-4", "lr: 3.0e-4"),
+        ("seed: 0", "seed: 1"),
+        ("weight: 0.02", "weight: 0.03"),
+        ("iterations: 80000", "iterations: 80001"),
+        ("training: 1 ", "training: 2 "),
+    ],
+)
+def test_a_parameter_that_changes_weights_changes_the_run(params_copy: Path, old: str, new: str) -> None:
+    before = Plan(params_copy, "paper").default_row.run_id
+    base = params_copy / "params" / "base.yaml"
+    base.write_text(base.read_text().replace("  training: 1", "  training: 1 "))
+    edit(base, old, new)
+    assert Plan(params_copy, "paper").default_row.run_id != before
+
+
+@pytest.mark.parametrize(("old", "new"), [("threads: 1", "threads: 2"), ("tracking_uri: null", "tracking_uri: http://x")])
+def test_launch_settings_change_no_identity(params_copy: Path, old: str, new: str) -> None:
+    before = Plan(params_copy, "sample").default_row
+    edit(params_copy / "params" / "launch.yaml", old, new)
+    after = Plan(params_copy, "sample").default_row
+    assert (after.run_id, after.eval_id) == (before.run_id, before.eval_id)
+
+
+def test_an_evaluation_parameter_changes_the_evaluation_alone(params_copy: Path) -> None:
+    before = Plan(params_copy, "paper").default_row
+    edit(params_copy / "params" / "base.yaml", "whole_image: true ", "whole_image: false")
+    after = Plan(params_copy, "paper").default_row
+    assert after.run_id == before.run_id
+    assert after.eval_id != before.eval_id
+
+
+def test_other_data_change_every_identity() -> None:
+    params = Plan(ROOT, "sample").default
+    assert run_id(params, "a") != run_id(params, "b")
+    assert eval_id(params, "dense_clip", "a") != eval_id(params, "dense_clip", "b")
+
+
+def test_a_new_row_adds_exactly_one_training(params_copy: Path) -> None:
+    path = params_copy / "params" / "tables" / "table_3d.yaml"
+    path.write_text(path.read_text() + "  - label: {weight: '0.1'}\n    set: {model.t2p.weight: 0.1}\n")
+    assert len(Plan(params_copy, "sample").runs) == 38
+
+
+def test_published_numbers_change_no_identity(params_copy: Path) -> None:
+    before = {row.name: row.run_id for row in Plan(params_copy, "paper").rows}
+    for path in (params_copy / "params" / "tables").glob("*.yaml"):
+        content = yaml.safe_load(path.read_text())
+        for row in content["rows"]:
+            row.pop("published", None)
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert {row.name: row.run_id for row in Plan(params_copy, "paper").rows} == before
