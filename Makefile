@@ -22,7 +22,7 @@ data: $(INSTALLED)
 	@dvc pull --quiet
 
 sample: data
-	@snakemake --cores $(CORES) --quiet progress rules -- main
+	@snakemake --cores $(CORES) --quiet host reason -- main
 	@$(MAKE) --no-print-directory $(REPORT)/report.html
 	@cat $(REPORT)/table_1.txt
 	@echo "Look next: $(REPORT)/report.html (all in one page), $(REPORT)/segmentation.png, fgaseg show"

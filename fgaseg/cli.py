@@ -18,8 +18,11 @@ sample_app = typer.Typer(no_args_is_help=True, help="What the sample scale ships
 app.add_typer(data_app, name="data")
 app.add_typer(sample_app, name="sample")
 
+_SAID_ELSEWHERE = ("No pretrained weights loaded", "Failed to download weights")
+"""How open_clip's messages begin that would tell the user nothing, or the same a second time."""
+
 ScaleOption = Annotated[str, typer.Option("--scale", help="sample or paper")]
-Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; default: params/launch.yaml")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: params/launch.yaml")]
 
 
 def _plan(scale: str) -> "Plan":
@@ -55,7 +58,7 @@ def sample_vlm(
 def prepare(
     dataset: Annotated[str, typer.Argument(help="such as coco-stuff-train or a-150")],
     scale: ScaleOption = "sample",
-    workers: Annotated[int, typer.Option(help="processes")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = 1,
 ) -> None:
     """Bring a raw dataset to the common form that training and evaluation read."""
     from fgaseg.data.prepare import prepare as run
@@ -158,12 +161,17 @@ def main() -> None:
     """Run the command; a user's mistake is one line on standard error and exit status 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("fgaseg").setLevel(logging.INFO)
-    logging.getLogger("root").addFilter(lambda record: "No pretrained weights loaded" not in record.getMessage())
+    logging.getLogger("root").addFilter(lambda record: not record.getMessage().startswith(_SAID_ELSEWHERE))
     try:
         app()
     except UserError as error:
-        print(f"fgaseg: {error}", file=sys.stderr)
-        sys.exit(2)
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename or 'a file'}: {error.strerror or error}; check that it is there and may be read or written"
+    else:
+        return
+    print(f"fgaseg: {' '.join(message.splitlines())}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,12 @@ def load_model(paths: Paths, params: Params, path: Path) -> FGAseg:
     model = untrained_model(paths, params)
     try:
         with safe_open(path, "pt") as file:
+            owner = (file.metadata() or {}).get("run_id")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"{path}: damaged ({error}); remove it and train again") from None
+    if owner != path.parent.name:
+        raise UserError(f"{path}: the model of run {owner}, not of {path.parent.name}; remove it and train again")
     load_trained_state(model, tensors, path)
     return model.eval()
 

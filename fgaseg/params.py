@@ -11,11 +11,15 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from yaml.constructor import ConstructorError
 
 from fgaseg.errors import UserError
 
 Scale = Literal["sample", "paper"]
 Benchmark = Literal["a-847", "pc-459", "a-150", "pc-59", "pas-20"]
+_OF_BACKBONE = ("label", "architecture", "pretrained", "image_size", "guidance_layers")
+"""The parameters of `vlm` that a scale's backbones give."""
+
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0)]
 
@@ -184,24 +188,44 @@ class Launch(_Frozen):
     tracking_uri: str | None
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for (key, _), name in zip(node.value, keys, strict=True):
+            if keys.count(name) > 1:
+                raise ConstructorError(None, None, f"the key '{name}' is there twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; `UserError` when it is missing or malformed."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; restore it with `git checkout {path}`") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {error.problem}; correct this line") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}; correct it") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a mapping of keys to values is expected")
+        raise UserError(f"{path}: a mapping of keys to values is expected, such as `key: value`")
     return content
 
 
 def load_launch(root: Path) -> Launch:
     """The launch settings of the project in folder `root`."""
     path = root / "params" / "launch.yaml"
+    content = read_yaml(path)
+    _check_keys(content, Launch, str(path))
     try:
-        return Launch.model_validate(read_yaml(path))
+        return Launch.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{path}: {_first_line(error)}") from None
 
@@ -211,8 +235,28 @@ def _first_line(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if key:
-        message = f"{key}: {message} (got {first['input']!r})" if first["type"] != "value_error" else f"{key}: {message}"
+        message = f"{key}: {message} (got {first['input']!r})" if first["type"] != "value_error" else f"{key}.{message}"
     return message
+
+
+def _check_keys(
+    tree: Any, model: type[BaseModel], where: str, prefix: str = "", elsewhere: frozenset[str] = frozenset()
+) -> None:
+    """`tree` must have exactly the keys of `model`, but for the dotted ones `elsewhere`; values are not looked at."""
+    if not isinstance(tree, dict):
+        raise UserError(f"{where}: {prefix.rstrip('.')}: keys are expected: {', '.join(model.model_fields)}")
+    names = [name for name in model.model_fields if prefix + name not in elsewhere]
+    for key in tree:
+        if key not in names:
+            close = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"did you mean '{prefix}{close[0]}'?" if close else f"known are {', '.join(names)}"
+            raise UserError(f"{where}: unknown parameter '{prefix}{key}'; {hint}")
+    for name in names:
+        if name not in tree:
+            raise UserError(f"{where}: '{prefix}{name}' is missing; write it with a value")
+        kind = model.model_fields[name].annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            _check_keys(tree[name], kind, where, f"{prefix}{name}.", elsewhere)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -224,12 +268,17 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def apply_delta(tree: dict[str, Any], delta: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A copy of `tree` with the dotted keys of `delta` changed; `where` names the file (and row) in errors."""
+    if not isinstance(delta, Mapping):
+        raise UserError(f"{where}: set: a mapping of parameters to values is expected, such as {{model.fusion: add}}")
     known = _flatten(tree)
     result = copy.deepcopy(tree)
     for key, value in delta.items():
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
+            inside = [name for name in known if name.startswith(f"{key}.")]
+            close = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else "params/base.yaml lists all"
+            if inside:
+                hint = f"it is a section, set {' or '.join(inside)}"
             raise UserError(f"{where}: unknown parameter '{key}'; {hint}")
         *parents, last = key.split(".")
         node = result
@@ -246,11 +295,17 @@ class Resolver:
         folder = root / "params"
         self._scale_file = folder / "scale" / f"{scale}.yaml"
         base = read_yaml(folder / "base.yaml")
+        _check_keys(base, Params, str(folder / "base.yaml"), elsewhere=frozenset(f"vlm.{key}" for key in _OF_BACKBONE))
         overlay = read_yaml(self._scale_file)
-        self._backbones: dict[str, Any] = overlay.pop("backbones", {})
+        self._backbones: dict[str, Any] = overlay.pop("backbones", None)
         delta = overlay.pop("set", {})
         if overlay:
             raise UserError(f"{self._scale_file}: unknown key '{next(iter(overlay))}'; known are backbones, set")
+        if not isinstance(self._backbones, dict):
+            raise UserError(f"{self._scale_file}: backbones: a mapping of names to {', '.join(_OF_BACKBONE)} is expected")
+        for name, backbone in self._backbones.items():
+            others = frozenset(VLM.model_fields) - frozenset(_OF_BACKBONE)
+            _check_keys(backbone, VLM, f"{self._scale_file}, backbones.{name}", elsewhere=others)
         self._tree = apply_delta(base, delta, str(self._scale_file))
         self.default = self.resolve({}, str(self._scale_file))
 

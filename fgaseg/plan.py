@@ -35,9 +35,11 @@ def data_digest(root: Path, data_root: str) -> str:
     """
     path = root / "data.dvc"
     if path.exists():
-        for out in read_yaml(path).get("outs", []):
-            if Path(out["path"]) == Path(data_root):
-                return str(out["md5"])
+        try:
+            digests = {Path(out["path"]): str(out["md5"]) for out in read_yaml(path)["outs"]}
+        except (KeyError, TypeError):
+            raise UserError(f"{path}: not a file of DVC: outs with path and md5 are expected; restore it from git") from None
+        return digests.get(Path(data_root), "untracked")
     return "untracked"
 
 
@@ -59,6 +61,16 @@ def eval_id(params: Params, method: Method, digest: str) -> str:
         subject = {k: p["vlm"][k] for k in ("architecture", "pretrained", "image_size", "dense_residual", "prompts")}
     parts = {"subject": subject, "method": method, "evaluation": p["evaluation"], "benchmarks": p["data"]["benchmarks"]}
     return _short_hash(parts | {"digest": digest, "revision": params.revision.evaluation})
+
+
+def _numbers(row: Mapping[str, Any], key: str, count: int, where: str) -> tuple[float | None, ...]:
+    """Published numbers of a row, one for each of `count` benchmarks, or none at all."""
+    numbers = row.get(key, [])
+    if not isinstance(numbers, list) or not all(isinstance(n, int | float | None) for n in numbers):
+        raise UserError(f"{where}: {key}: a list of {count} numbers is expected, null for none")
+    if numbers and len(numbers) != count:
+        raise UserError(f"{where}: {key} has {len(numbers)} numbers for {count} benchmarks; write null for none")
+    return tuple(numbers)
 
 
 def _find(wanted: str, ids: list[str], what: str) -> str:
@@ -118,14 +130,19 @@ class Plan:
         content = read_yaml(path)
         for key in content.keys() - _TABLE_KEYS:
             raise UserError(f"{path}: unknown key '{key}'; a table has {', '.join(sorted(_TABLE_KEYS))}")
-        if not content.get("rows"):
-            raise UserError(f"{path}: rows is missing or empty: a table needs at least one row")
+        for key in ("title", "caption"):
+            if not isinstance(content.get(key), str):
+                raise UserError(f"{path}: {key} is missing: give the table's {key} as text")
+        if not isinstance(content.get("rows"), list) or not content["rows"]:
+            raise UserError(f"{path}: rows is missing or empty: a table needs a list of at least one row")
         rows = tuple(self._row(path, i, row) for i, row in enumerate(content["rows"], 1))
         others = tuple(content.get("others", ()))
         return Table(path.stem, content["title"], content["caption"], rows, others)
 
     def _row(self, path: Path, number: int, row: dict[str, Any]) -> Row:
         where = f"{path}, row {number}"
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: a mapping is expected, such as {{label: {{layers: '2'}}, set: {{...}}}}")
         for key in row.keys() - _ROW_KEYS:
             raise UserError(f"{where}: unknown key '{key}'; a row has {', '.join(sorted(_ROW_KEYS))}")
         label = row.get("label")
@@ -135,12 +152,7 @@ class Plan:
         if method not in get_args(Method):
             raise UserError(f"{where}: method: '{method}' is unknown; choose fgaseg or dense_clip")
         params = self._resolver.resolve(row.get("set", {}), where)
-        published = tuple(row.get("published", ()))
-        if published and len(published) != len(params.data.benchmarks):
-            raise UserError(
-                f"{where}: published has {len(published)} numbers for {len(params.data.benchmarks)} benchmarks; "
-                "write null for none"
-            )
+        count = len(params.data.benchmarks)
         return Row(
             table=path.stem,
             number=number,
@@ -149,8 +161,8 @@ class Plan:
             params=params,
             run_id=run_id(params, self.digest) if method == "fgaseg" else None,
             eval_id=eval_id(params, method, self.digest),
-            published=published,
-            published_ms=tuple(row.get("published_ms", ())),
+            published=_numbers(row, "published", count, where),
+            published_ms=_numbers(row, "published_ms", count, where),
         )
 
     @property

@@ -61,7 +61,6 @@ def deliver(
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, RunTag
-    from mlflow.exceptions import MlflowException
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -91,10 +90,9 @@ def deliver(
         client.log_batch(run.info.run_id, tags=[RunTag(k, v) for k, v in all_tags.items()])
         if final:
             client.set_terminated(run.info.run_id)
-    except (MlflowException, OSError) as error:
-        log.warning(
-            "tracking at %s failed (%s); metrics stay in %s and are delivered later", uri, str(error).splitlines()[0], metrics
-        )
+    except Exception as error:  # whatever ails MLflow or its database must not end a training
+        reason = (str(error) or repr(error)).splitlines()[0]
+        log.warning("tracking at %s failed (%s); metrics stay in %s and are delivered later", uri, reason, metrics)
         return False
     return True
 

@@ -8,6 +8,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from project import Project, finish_project, write_project
 
 from fgaseg.model.clip import DenseCLIP, create_open_clip
 from fgaseg.model.fgaseg import FGAseg, build
@@ -68,6 +69,20 @@ def build_model(mini_clip: open_clip.CLIP) -> Callable[..., FGAseg]:
             return build(clip, params)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A throw-away project whose main job is done: prepared, trained, evaluated. To be copied, not changed."""
+    project = write_project(tmp_path_factory.mktemp("finished"))
+    finish_project(project)
+    return project
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, to be changed."""
+    return finished.copy(tmp_path / "project")
 
 
 @pytest.fixture

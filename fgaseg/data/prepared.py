@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fgaseg.data.raw.base import load_image
 from fgaseg.errors import UserError
 
 VOID = {"L": 255, "I;16": 65535}
@@ -28,15 +29,15 @@ class Sample:
 
     def read_image(self) -> Image.Image:
         """The image as RGB."""
-        with Image.open(self.image) as image:
-            return image.convert("RGB")
+        return load_image(self.image).convert("RGB")
 
     def read_labels(self) -> NDArray[np.int64]:
         """Labels (H, W): positions in the class table, -1 where void."""
-        with Image.open(self.label) as image:
-            void = VOID[image.mode]
-            labels = np.asarray(image).astype(np.int64)
-        labels[labels == void] = -1
+        image = load_image(self.label, "prepare the dataset again")
+        if image.mode not in VOID:
+            raise UserError(f"{self.label}: mode {image.mode} is not that of a prepared label; prepare the dataset again")
+        labels = np.asarray(image).astype(np.int64)
+        labels[labels == VOID[image.mode]] = -1
         return labels
 
 
@@ -61,10 +62,21 @@ class PreparedDataset:
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
-        with (self.folder / "index.csv").open(newline="", encoding="utf-8") as file:
-            return tuple(Sample(Path(row["image"]), Path(row["label"])) for row in csv.DictReader(file))
+        path = self.folder / "index.csv"
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                return tuple(Sample(Path(row["image"]), Path(row["label"])) for row in csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise self._damaged(path, error) from None
 
     @cached_property
     def classes(self) -> tuple[PreparedClass, ...]:
-        entries = json.loads((self.folder / "classes.json").read_text(encoding="utf-8"))
-        return tuple(PreparedClass(e["name"], tuple(e["synonyms"]), e["raw_id"], e["present"], e["kind"]) for e in entries)
+        path = self.folder / "classes.json"
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+            return tuple(PreparedClass(e["name"], tuple(e["synonyms"]), e["raw_id"], e["present"], e["kind"]) for e in entries)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._damaged(path, error) from None
+
+    def _damaged(self, path: Path, error: Exception) -> UserError:
+        return UserError(f"{path}: damaged ({error!r}); make it again with `fgaseg prepare {self.folder.name}`")

@@ -1,7 +1,6 @@
 """Evaluate a row of the plan on all benchmarks in one job, and keep what tables, statistics and figures need."""
 
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from fgaseg.evaluation.benchmark import Labels, evaluate_samples
 from fgaseg.evaluation.counts import Counts, save_counts
 from fgaseg.evaluation.pseudo_masks import pseudo_mask_panels
 from fgaseg.evaluation.segmenter import DenseCLIPSegmenter, FGAsegSegmenter, Segmenter
-from fgaseg.files import write_json
+from fgaseg.files import atomic_folder, write_json, writing
 from fgaseg.loading import load_clip, load_model
 from fgaseg.params import Launch
 from fgaseg.plan import Plan, Row
@@ -68,19 +67,21 @@ def summarise(counts: Counts, dataset: PreparedDataset, is_seen: list[bool], sec
 
 
 def _keep_panels(
-    folder: Path, benchmark: str, limit: int, panels: list[dict[str, str]], classes: Path
+    folder: Path, benchmark: str, limit: int, panels: list[dict[str, str]], classes: Path, bar: "tqdm[None]"
 ) -> Callable[[Sample, Labels], None]:
-    """Keep the predictions of the first `limit` images as 16-bit PNG files."""
+    """Keep the predictions of the first `limit` images as 16-bit PNG files, and count all on the bar."""
     kept = 0
 
     def keep(sample: Sample, predicted: Labels) -> None:
         nonlocal kept
+        bar.update()
         if kept >= limit:
             return
         kept += 1
         path = folder / "panels" / benchmark / f"{sample.image.stem}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(predicted.astype(np.uint16)).save(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(predicted.astype(np.uint16)).save(path)
         panels.append(
             {
                 "benchmark": benchmark,
@@ -95,23 +96,44 @@ def _keep_panels(
 
 
 def evaluate_row(plan: Plan, row: Row, launch: Launch) -> Path:
-    """Score a row on its benchmarks; returns the path of `evaluation.json`, which is written last."""
+    """Score a row on its benchmarks; returns the path of `evaluation.json`. An earlier evaluation stays until the end."""
     device = set_up_torch(launch.threads)
     params = row.params
-    segmenter = make_segmenter(plan, row, device)
-    out = plan.paths.evaluation(row.eval_id)
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
     training = PreparedDataset(plan.paths.dataset(params.data.train))
     trained_on = {c.name for c in training.classes if c.present}
+    datasets: dict[str, PreparedDataset] = {
+        benchmark: PreparedDataset(plan.paths.dataset(benchmark)) for benchmark in params.data.benchmarks
+    }
+    images = sum(len(dataset.samples) for dataset in datasets.values())
+    segmenter = make_segmenter(plan, row, device)
+    folder = plan.paths.evaluation(row.eval_id)
+    with atomic_folder(folder) as out, tqdm(total=images, unit="image", ncols=100) as bar:
+        results = _score(plan, row, segmenter, datasets, trained_on, out, bar, device)
+    if row.run_id:
+        final = {f"miou/{benchmark}": result["miou"] for benchmark, result in results.items()}
+        track(plan, row.run_id, launch, final)
+    return folder / "evaluation.json"
+
+
+def _score(
+    plan: Plan,
+    row: Row,
+    segmenter: Segmenter,
+    datasets: dict[str, PreparedDataset],
+    trained_on: set[str],
+    out: Path,
+    bar: "tqdm[None]",
+    device: torch.device,
+) -> dict[str, Any]:
+    """Write all files of an evaluation to `out`; returns the metrics of each benchmark."""
+    params = row.params
     all_counts: dict[str, Counts] = {}
     results: dict[str, Any] = {}
     panels: list[dict[str, str]] = []
     masks: list[dict[str, Any]] = []
-    for benchmark in tqdm(params.data.benchmarks, unit="benchmark", ncols=100):
-        dataset = PreparedDataset(plan.paths.dataset(benchmark))
+    for benchmark, dataset in datasets.items():
         segmenter.set_vocabulary([c.name for c in dataset.classes])
-        keep = _keep_panels(out, benchmark, params.evaluation.panels, panels, dataset.folder / "classes.json")
+        keep = _keep_panels(out, benchmark, params.evaluation.panels, panels, dataset.folder / "classes.json", bar)
         counts, seconds = evaluate_samples(
             segmenter, dataset.samples, len(dataset.classes), params.evaluation, device=device, each=keep
         )
@@ -134,7 +156,4 @@ def evaluate_row(plan: Plan, row: Row, launch: Launch) -> Path:
             **provenance(plan),
         },
     )
-    if row.run_id:
-        final = {f"miou/{benchmark}": result["miou"] for benchmark, result in results.items()}
-        track(plan, row.run_id, launch, final)
-    return out / "evaluation.json"
+    return results

@@ -74,11 +74,21 @@ def create_open_clip(architecture: str, pretrained: str | None) -> open_clip.CLI
     register_architectures()
     if architecture not in open_clip.list_models():
         raise UserError(f"vlm.architecture: open_clip has no model '{architecture}'; see open_clip.list_models()")
+    if pretrained is not None and not Path(pretrained).is_file():
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        if not open_clip.is_pretrained_cfg(architecture, pretrained):
+            raise UserError(
+                f"vlm.pretrained: '{pretrained}' is neither a file nor weights that open_clip has for {architecture}: "
+                f"choose {', '.join([*tags, 'a file'])}"
+            )
     try:
         model = open_clip.create_model(architecture, pretrained=pretrained, require_pretrained=pretrained is not None)
-    except (RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{pretrained}: these weights cannot be loaded into {architecture}: {reason}") from error
+    except Exception as error:  # a damaged pickle may raise anything
+        reason = (str(error).strip() or repr(error)).splitlines()[0].split(". ")[0].rstrip(":")
+        raise UserError(
+            f"{pretrained}: these weights cannot be loaded into {architecture} ({reason}); "
+            "provide them again with `fgaseg vlm`, or change vlm.architecture"
+        ) from error
     if not isinstance(model, open_clip.CLIP):
         raise UserError(f"vlm.architecture: {architecture} is not a plain CLIP; choose a ViT one such as ViT-B-16-quickgelu")
     return model

@@ -65,9 +65,11 @@ def provide(architecture: str, pretrained: str, root: Path, out: Path) -> None:
         model = create_open_clip(architecture, None)
         try:
             model.load_state_dict(_expand(file, architecture))
-        except RuntimeError as error:
+        except (RuntimeError, LookupError) as error:
             reason = str(error).splitlines()[-1].strip()
-            raise UserError(f"{file}: these weights do not fit {architecture}: {reason}") from None
+            raise UserError(
+                f"{file}: these weights do not fit {architecture} ({reason}); set vlm.pretrained and vlm.architecture to a pair"
+            ) from None
     elif "/" in pretrained and not file.exists():
         raise UserError(f"{file}: no such weights; fetch them, for the sample with `dvc pull`")
     else:

@@ -5,15 +5,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fgaseg.files import write_whole
+from fgaseg.errors import UserError
+from fgaseg.files import write_whole, writing
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All complete lines; a line cut short by a crash is dropped."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(f"{path}: a line is not valid JSON ({error}); remove the line, or the file") from None
 
 
 class MetricsFile:
@@ -25,5 +29,5 @@ class MetricsFile:
         self.path = path
 
     def append(self, step: int, values: dict[str, float]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from fgaseg.data.prepared import PreparedDataset
-from fgaseg.errors import UserError
 from fgaseg.evaluation.benchmark import evaluate_samples
 from fgaseg.evaluation.segmenter import FGAsegSegmenter
 from fgaseg.files import write_json
@@ -18,7 +17,7 @@ from fgaseg.provenance import provenance
 from fgaseg.runtime import set_up_torch
 from fgaseg.tracking import track
 from fgaseg.training.metrics import MetricsFile
-from fgaseg.training.state import TrainingState, checkpoints
+from fgaseg.training.state import DamagedCheckpointError, TrainingState, checkpoints
 from fgaseg.training.stream import TrainingStream, training_vocabulary
 from fgaseg.training.trainer import initial_state, train
 
@@ -30,10 +29,8 @@ def _resume(state: TrainingState, folder: Path, run_id: str) -> None:
     for path in reversed(checkpoints(folder)):
         try:
             state.load(path, run_id)
-        except UserError as error:
-            if "damaged" not in str(error):
-                raise
-            log.warning("%s", error)
+        except DamagedCheckpointError:
+            log.warning("%s: this checkpoint is damaged and is passed over", path)
             continue
         log.info("continuing from iteration %d (%s)", state.step, path)
         return

@@ -45,6 +45,10 @@ def load_trained_state(model: nn.Module, tensors: dict[str, Tensor], source: Pat
     model.load_state_dict(tensors, strict=False)
 
 
+class DamagedCheckpointError(UserError):
+    """A checkpoint whose bytes are not those that were written."""
+
+
 @dataclass
 class TrainingState:
     """All that a checkpoint must hold. `step` counts finished iterations."""
@@ -102,7 +106,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint, whose checksum must be right; no pickled code is run."""
     raw = path.read_bytes()
     if len(raw) < 4 or zlib.crc32(raw[:-4]).to_bytes(4, "big") != raw[-4:]:
-        raise UserError(f"{path}: the checkpoint is damaged; remove it to continue from the one before")
+        raise DamagedCheckpointError(f"{path}: the checkpoint is damaged; remove it to continue from the one before")
     try:
         content: dict[str, Any] = torch.load(io.BytesIO(raw[:-4]), weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

@@ -76,7 +76,10 @@ def _batches(stream: TrainingStream, params: Training, start: int, workers: int)
     loader: Iterable[tuple[Tensor, Tensor, list[str]]] = DataLoader(
         stream, params.global_batch, sampler=order, num_workers=workers
     )
-    yield from loader
+    try:
+        yield from loader
+    except UserError as error:  # a loader process puts its stack trace before the message
+        raise UserError(str(error).strip().splitlines()[-1].removeprefix("fgaseg.errors.UserError: ")) from None
 
 
 def _check_finite(terms: dict[str, Tensor], step: int, names: list[str]) -> None:
@@ -115,31 +118,32 @@ def train(
     saved = window_start = time.monotonic()
     window_steps = 0
     terminal = sys.stderr.isatty()
-    bar = tqdm(total=t.iterations, initial=state.step, unit="it", mininterval=0.5 if terminal else 15.0, ncols=100)
-    for images, labels, files in _batches(stream, t, state.step, workers):
-        terms = losses(model, images.to(device), labels.to(device), tokens, params)
-        _check_finite(terms, state.step + 1, files)
-        state.optimiser.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(trainable, t.max_norm)
-        state.optimiser.step()
-        state.schedule.step()
-        state.step += 1
-        window_steps += 1
-        bar.update()
-        bar.set_postfix(loss=f"{terms['loss'].item():.3f}", refresh=False)
-        if state.step % log_every == 0 or state.step == t.iterations:
-            speed = (time.monotonic() - window_start) / window_steps
-            values = {name: term.item() for name, term in terms.items()}
-            lr = t.lr * state.schedule.get_last_lr()[0] / state.schedule.base_lrs[0]
-            metrics.append(state.step, {**values, "grad_norm": norm.item(), "lr": float(lr), "seconds_per_iteration": speed})
-            window_start, window_steps = time.monotonic(), 0
-        if state.step % t.validate_every == 0 or state.step == t.iterations:
-            model.eval()
-            metrics.append(state.step, {"validation_miou": validate()})
-            model.train()
-            window_start, window_steps = time.monotonic(), 0
-        if time.monotonic() - saved >= checkpoint_seconds and state.step < t.iterations:
-            checkpoint()
-            saved = time.monotonic()
-    bar.close()
+    with tqdm(total=t.iterations, initial=state.step, unit="it", mininterval=0.5 if terminal else 15.0, ncols=100) as bar:
+        for images, labels, files in _batches(stream, t, state.step, workers):
+            terms = losses(model, images.to(device), labels.to(device), tokens, params)
+            _check_finite(terms, state.step + 1, files)
+            state.optimiser.zero_grad(set_to_none=True)
+            terms["loss"].backward()
+            norm = torch.nn.utils.clip_grad_norm_(trainable, t.max_norm)
+            state.optimiser.step()
+            state.schedule.step()
+            state.step += 1
+            window_steps += 1
+            bar.update()
+            bar.set_postfix(loss=f"{terms['loss'].item():.3f}", refresh=False)
+            if state.step % log_every == 0 or state.step == t.iterations:
+                speed = (time.monotonic() - window_start) / window_steps
+                values = {name: term.item() for name, term in terms.items()}
+                lr = t.lr * state.schedule.get_last_lr()[0] / state.schedule.base_lrs[0]
+                metrics.append(
+                    state.step, {**values, "grad_norm": norm.item(), "lr": float(lr), "seconds_per_iteration": speed}
+                )
+                window_start, window_steps = time.monotonic(), 0
+            if state.step % t.validate_every == 0 or state.step == t.iterations:
+                model.eval()
+                metrics.append(state.step, {"validation_miou": validate()})
+                model.train()
+                window_start, window_steps = time.monotonic(), 0
+            if time.monotonic() - saved >= checkpoint_seconds and state.step < t.iterations:
+                checkpoint()
+                saved = time.monotonic()

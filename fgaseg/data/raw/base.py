@@ -72,15 +72,15 @@ def require(path: Path, remedy: str) -> Path:
     return path
 
 
-def load_image(path: Path) -> Image.Image:
-    """The image, fully decoded, so that a truncated file is found; UserError if it cannot be read."""
+def load_image(path: Path, remedy: str = "unpack or download it again") -> Image.Image:
+    """The image, fully decoded, so that a truncated file is found; UserError with `remedy` if it cannot be read."""
     try:
         image = Image.open(path)
         image.load()
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: unpack its archive again") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}): unpack or download it again") from error
+        raise UserError(f"{path} is missing: {remedy}") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as an image ({error}): {remedy}") from error
     return image
 
 

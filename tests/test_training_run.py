@@ -1,0 +1,117 @@
+"""A training as the user runs it: the same weights however often it is killed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from project import DATASETS, Project, write_project
+
+from fgaseg.training.metrics import read_metrics
+
+STEPS = 8
+COMMAND = str(Path(sys.executable).parent / "fgaseg")
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A prepared project whose run takes eight iterations, with a checkpoint after each."""
+    project = write_project(tmp_path_factory.mktemp("training"))
+    scale = project.root / "params" / "scale" / "sample.yaml"
+    scale.write_text(scale.read_text().replace("training.iterations: 3", f"training.iterations: {STEPS}"))
+    for name in DATASETS[:2]:
+        project.succeed("prepare", name)
+    project.succeed("vlm", "base")
+    return project
+
+
+def train_and_kill(project: Project, run: str, after: int) -> None:
+    """Start the training and end it with SIGKILL once iteration `after` is logged."""
+    metrics = project.results / "runs" / run / "metrics.jsonl"
+    process = subprocess.Popen(
+        [COMMAND, "train", run], cwd=project.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        lines = read_metrics(metrics)
+        if lines and lines[-1]["step"] >= after:
+            break
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (project.results / "runs" / run / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_training_killed_twice_ends_in_the_same_weights_bit_for_bit(untrained: Project, tmp_path: Path) -> None:
+    run, _ = untrained.ids("table_1", 2)
+    undisturbed, killed = untrained.copy(tmp_path / "undisturbed"), untrained.copy(tmp_path / "killed")
+    undisturbed.succeed("train", run)
+    for after in (2, 5):
+        train_and_kill(killed, run, after)
+    resumed = killed.succeed("train", run)
+    assert "continuing from iteration" in resumed.err
+
+    models = [p.results / "runs" / run / "model.safetensors" for p in (undisturbed, killed)]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    curves = [read_metrics(p.results / "runs" / run / "metrics.jsonl") for p in (undisturbed, killed)]
+    losses = [[(line["step"], line["loss"]) for line in lines if "loss" in line] for lines in curves]
+    assert losses[0] == losses[1]
+    assert [step for step, _ in losses[0]] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_two_trainings_from_scratch_give_the_same_weights_and_another_seed_others(untrained: Project, tmp_path: Path) -> None:
+    run, _ = untrained.ids("table_1", 2)
+    models = []
+    for name in ("first", "second"):
+        project = untrained.copy(tmp_path / name)
+        project.succeed("train", run)
+        models.append((project.results / "runs" / run / "model.safetensors").read_bytes())
+    assert models[0] == models[1]
+    other = untrained.copy(tmp_path / "other")
+    other.edit("params/base.yaml", "seed: 0", "seed: 1")
+    other_run, _ = other.ids("table_1", 2)
+    assert other_run != run
+    other.succeed("train", other_run)
+    assert (other.results / "runs" / other_run / "model.safetensors").read_bytes() != models[0]
+
+
+def test_training_lands_in_mlflow_with_tags_parameters_and_curves(untrained: Project, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    project = untrained.copy(tmp_path / "tracked")
+    run, _ = project.ids("table_1", 2)
+    project.succeed("train", run)
+    shutil.rmtree(project.results / "runs" / run / "checkpoints")
+    client = MlflowClient(f"sqlite:///{project.results / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'fgaseg-sample'")
+    (tracked,) = client.search_runs([experiment.experiment_id])
+    assert tracked.data.tags["fgaseg.run_id"] == run
+    assert tracked.data.tags["table_1"] == "method: FGAseg, backbone: base"
+    assert "table_7" in tracked.data.tags
+    assert tracked.data.params["training.global_batch"] == "4"
+    history = client.get_metric_history(tracked.info.run_id, "loss")
+    logged = [line for line in read_metrics(project.results / "runs" / run / "metrics.jsonl") if "loss" in line]
+    assert [(m.step, m.value) for m in history] == [(line["step"], line["loss"]) for line in logged]
+
+
+def test_a_tracking_server_that_is_away_costs_a_warning_and_is_served_later(untrained: Project, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    project = untrained.copy(tmp_path / "away")
+    project.edit("params/launch.yaml", "tracking_uri: null", "tracking_uri: http://127.0.0.1:9")
+    run, _ = project.ids("table_1", 2)
+    result = project.succeed("train", run)
+    assert "is away" in result.err
+    project.edit("params/launch.yaml", "tracking_uri: http://127.0.0.1:9", "tracking_uri: null")
+    (project.results / "runs" / run / "model.safetensors").unlink()
+    project.succeed("train", run)
+    client = MlflowClient(f"sqlite:///{project.results / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'fgaseg-sample'")
+    (tracked,) = client.search_runs([experiment.experiment_id])
+    assert len(client.get_metric_history(tracked.info.run_id, "loss")) == STEPS
