@@ -221,6 +221,6 @@ def test_a_full_disk_leaves_no_partial_label(root: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fail_midway)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="no space left on the disk; free some"):
         prepare("a-150", root, root.parent / "out")
     assert [path for path in (root.parent / "out").rglob("*") if path.is_file()] == []

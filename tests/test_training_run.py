@@ -1,6 +1,7 @@
 """A training as the user runs it: the same weights however often it is killed."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -115,3 +116,13 @@ def test_a_tracking_server_that_is_away_costs_a_warning_and_is_served_later(untr
     (experiment,) = client.search_experiments(filter_string="name = 'fgaseg-sample'")
     (tracked,) = client.search_runs([experiment.experiment_id])
     assert len(client.get_metric_history(tracked.info.run_id, "loss")) == STEPS
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_iteration_term_and_images(untrained: Project, tmp_path: Path) -> None:
+    project = untrained.copy(tmp_path / "diverged")
+    project.edit("params/scale/sample.yaml", "training.lr: 2.0e-3", "training.lr: 1.0e+30")
+    run, _ = project.ids("table_1", 2)
+    message = project.one_line(project.quick("train", run))
+    expected = r"iteration [2-8]: loss_(seg|t2p) is (nan|inf); images: (0000\d{8}\.jpg(, )?){4}; .*lower training.lr"
+    assert re.match(expected, message)
+    assert not (project.results / "runs" / run / "model.safetensors").exists()
