@@ -10,8 +10,8 @@ from fgaseg.errors import UserError
 from fgaseg.files import write_whole
 from fgaseg.model.clip import DenseCLIP, create_open_clip
 from fgaseg.model.fgaseg import FGAseg, build
-from fgaseg.params import VLM, Params
 from fgaseg.paths import Paths
+from fgaseg.schema import VLM, Params
 from fgaseg.training.state import load_trained_state, trained_state
 
 

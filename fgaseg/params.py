@@ -7,185 +7,14 @@ import copy
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 from yaml.constructor import ConstructorError
 
 from fgaseg.errors import UserError
-
-Scale = Literal["sample", "paper"]
-Benchmark = Literal["a-847", "pc-459", "a-150", "pc-59", "pas-20"]
-_OF_BACKBONE = ("label", "architecture", "pretrained", "image_size", "guidance_layers")
-"""The parameters of `vlm` that a scale's backbones give."""
-
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0)]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Revision(_Frozen):
-    training: int
-    evaluation: int
-
-
-class Data(_Frozen):
-    root: str
-    train: Literal["coco-stuff-train"]
-    validation: Literal["coco-stuff-val"]
-    benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
-    train_classes: Literal["all", "present"]
-
-
-class VLM(_Frozen):
-    backbone: str
-    label: str
-    architecture: str
-    pretrained: str
-    image_size: Positive
-    guidance_layers: tuple[int, int]
-    dense_residual: Literal["class_token", "own"]
-    prompts: tuple[str, ...] = Field(min_length=1)
-    finetune: Literal["attention", "full", "prompt-16", "frozen"]
-
-    @model_validator(mode="after")
-    def _templates_have_a_place(self) -> "VLM":
-        for prompt in self.prompts:
-            if prompt.count("{}") != 1:
-                raise ValueError(f"prompts: '{prompt}' needs exactly one {{}} for the class name")
-        return self
-
-
-class P2Tformer(_Frozen):
-    layers: Annotated[int, Field(ge=0)]
-    heads: Positive
-    gamma: Literal["trainable"] | float
-    gamma_init: float
-
-
-class T2P(_Frozen):
-    weight: Fraction
-    loss: Literal["mse", "bce"]
-
-
-class LCS(_Frozen):
-    enabled: bool
-    kernel_size: Positive
-    normalisation: Literal["channels", "taps", "none"]
-
-    @model_validator(mode="after")
-    def _odd_kernel(self) -> "LCS":
-        if self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size: {self.kernel_size} is even; a kernel needs a centre, choose an odd size")
-        return self
-
-
-class Propagation(_Frozen):
-    blocks: Positive
-    window: Positive
-    heads: Positive
-    mlp_ratio: Positive
-    pooling: Positive
-    class_cap: Positive
-    guidance_dim: Positive
-
-
-class Decoder(_Frozen):
-    channels: tuple[Positive, Positive]
-    guidance_hidden: tuple[Positive, Positive]
-    guidance_channels: tuple[Positive, Positive]
-    lcs_channels: Positive
-    fast: bool
-    aux_weight: Fraction
-
-
-class Model(_Frozen):
-    hidden_dim: Positive
-    embedding_kernel: Positive
-    fusion: Literal["cat", "add"]
-    p2tformer: P2Tformer
-    t2p: T2P
-    lcs: LCS
-    propagation: Propagation
-    decoder: Decoder
-
-
-class Augmentation(_Frozen):
-    crop: Positive
-    short_edges: tuple[Positive, ...] = Field(min_length=1)
-    colour_jitter: bool
-    flip: bool
-    pad_value: Annotated[int, Field(ge=0, le=255)]
-
-
-class Training(_Frozen):
-    loss: Literal["ce", "bce"]
-    iterations: Positive
-    global_batch: Positive
-    lr: Annotated[float, Field(gt=0)]
-    clip_lr_multiplier: Fraction
-    weight_decay: Fraction
-    max_norm: Annotated[float, Field(gt=0)]
-    schedule: Literal["cosine"]
-    validate_every: Positive
-    seed: Annotated[int, Field(ge=0)]
-    augmentation: Augmentation
-
-
-class Evaluation(_Frozen):
-    resize: Positive
-    window: Positive
-    stride: Positive
-    whole_image: bool
-    top_n: Positive | None
-    panels: Annotated[int, Field(ge=0)]
-
-
-class Params(_Frozen):
-    """Everything that decides the result of a training and its evaluation."""
-
-    revision: Revision
-    data: Data
-    vlm: VLM
-    model: Model
-    training: Training
-    evaluation: Evaluation
-
-    @model_validator(mode="after")
-    def _combinations(self) -> "Params":
-        m, e = self.model, self.evaluation
-        if e.top_n is not None and not m.decoder.fast:
-            raise ValueError("evaluation.top_n needs the fast decoder's heads: set model.decoder.fast: true, or top_n: null")
-        if m.hidden_dim % m.propagation.heads:
-            raise ValueError(f"model.hidden_dim: {m.hidden_dim} is no multiple of propagation.heads ({m.propagation.heads})")
-        if e.stride > e.window:
-            raise ValueError(
-                f"evaluation.stride: {e.stride} leaves gaps between windows of {e.window}; choose at most {e.window}"
-            )
-        if e.resize < e.window or (e.resize - e.window) % e.stride:
-            raise ValueError(
-                f"evaluation.resize: windows of {e.window} at stride {e.stride} do not end at {e.resize}; "
-                "choose resize = window + a multiple of stride"
-            )
-        if self.vlm.finetune == "frozen" and self.training.clip_lr_multiplier == 0:
-            raise ValueError(
-                "training.clip_lr_multiplier: 0 is what vlm.finetune: frozen says already; leave it at its default"
-            )
-        return self
-
-
-class Launch(_Frozen):
-    """How and where things run: never part of a run's identity."""
-
-    threads: Positive
-    workers: Annotated[int, Field(ge=0)]
-    checkpoint_seconds: Fraction
-    log_every: Positive
-    tracking_uri: str | None
+from fgaseg.schema import OF_BACKBONE, VLM, Launch, Params, Scale
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -295,16 +124,16 @@ class Resolver:
         folder = root / "params"
         self._scale_file = folder / "scale" / f"{scale}.yaml"
         base = read_yaml(folder / "base.yaml")
-        _check_keys(base, Params, str(folder / "base.yaml"), elsewhere=frozenset(f"vlm.{key}" for key in _OF_BACKBONE))
+        _check_keys(base, Params, str(folder / "base.yaml"), elsewhere=frozenset(f"vlm.{key}" for key in OF_BACKBONE))
         overlay = read_yaml(self._scale_file)
         self._backbones: dict[str, Any] = overlay.pop("backbones", None)
         delta = overlay.pop("set", {})
         if overlay:
             raise UserError(f"{self._scale_file}: unknown key '{next(iter(overlay))}'; known are backbones, set")
         if not isinstance(self._backbones, dict):
-            raise UserError(f"{self._scale_file}: backbones: a mapping of names to {', '.join(_OF_BACKBONE)} is expected")
+            raise UserError(f"{self._scale_file}: backbones: a mapping of names to {', '.join(OF_BACKBONE)} is expected")
         for name, backbone in self._backbones.items():
-            others = frozenset(VLM.model_fields) - frozenset(_OF_BACKBONE)
+            others = frozenset(VLM.model_fields) - frozenset(OF_BACKBONE)
             _check_keys(backbone, VLM, f"{self._scale_file}, backbones.{name}", elsewhere=others)
         self._tree = apply_delta(base, delta, str(self._scale_file))
         self.default = self.resolve({}, str(self._scale_file))

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fgaseg.errors import UserError
-from fgaseg.params import Params, Resolver, Scale, read_yaml
+from fgaseg.params import Resolver, read_yaml
 from fgaseg.paths import Paths
+from fgaseg.schema import Params, Scale
 
 Method = Literal["fgaseg", "dense_clip"]
 State = Literal["done", "running", "missing"]

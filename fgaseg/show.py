@@ -3,8 +3,8 @@
 from typing import Any
 
 from fgaseg.errors import UserError
-from fgaseg.params import Params
 from fgaseg.plan import Plan, Row
+from fgaseg.schema import Params
 
 
 def changes(default: Params, params: Params) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from fgaseg.params import Launch
 from fgaseg.plan import Plan
+from fgaseg.schema import Launch
 from fgaseg.training.metrics import read_metrics
 
 log = logging.getLogger(__name__)

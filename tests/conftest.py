@@ -12,7 +12,8 @@ from project import Project, finish_project, write_project
 
 from fgaseg.model.clip import DenseCLIP, create_open_clip
 from fgaseg.model.fgaseg import FGAseg, build
-from fgaseg.params import Params, Resolver
+from fgaseg.params import Resolver
+from fgaseg.schema import Params
 
 
 @pytest.fixture(scope="session")

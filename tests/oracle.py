@@ -30,7 +30,7 @@ from oracle_layers import (
     transposed_conv2d,
 )
 
-from fgaseg.params import Model
+from fgaseg.schema import Model
 
 Activation = Callable[[Array], Array]
 

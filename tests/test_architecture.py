@@ -8,9 +8,22 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "fgaseg"
 
 FORBIDDEN = {
+    "schema": {"params", "plan", "paths", "data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
     "params": {"plan", "paths", "data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
     "plan": {"data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
-    "model": {"plan", "paths", "data", "training", "evaluation", "reporting", "sample", "loading", "provenance", "cli"},
+    "model": {
+        "params",
+        "plan",
+        "paths",
+        "data",
+        "training",
+        "evaluation",
+        "reporting",
+        "sample",
+        "loading",
+        "provenance",
+        "cli",
+    },
     "data": {"plan", "paths", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
     "training": {"reporting", "sample", "cli"},
     "evaluation": {"training", "reporting", "sample", "cli"},

@@ -20,7 +20,7 @@ from fgaseg.errors import UserError
 from fgaseg.evaluation.benchmark import evaluate_samples
 from fgaseg.evaluation.segmenter import DenseCLIPSegmenter
 from fgaseg.model.clip import DenseCLIP
-from fgaseg.params import Evaluation, Params
+from fgaseg.schema import Evaluation, Params
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

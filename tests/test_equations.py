@@ -22,7 +22,7 @@ from fgaseg.model.fgaseg import FGAseg, build
 from fgaseg.model.p2tformer import P2Tformer, sinusoidal_position
 from fgaseg.model.supplementation import Fuse, Fusion, LocalSimilarity, MapEmbedding, Normalisation, global_similarity
 from fgaseg.model.t2p import T2PProjector
-from fgaseg.params import Params
+from fgaseg.schema import Params
 from fgaseg.training.trainer import losses
 
 pytestmark = pytest.mark.usefixtures("float64_default", "one_thread")

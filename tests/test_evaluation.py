@@ -14,8 +14,8 @@ from project import PICTURES, Project
 from fgaseg.data.classes import class_table
 from fgaseg.data.vocabulary import coco_matches
 from fgaseg.evaluation.sliding import merge, window_origins
-from fgaseg.params import Params
 from fgaseg.plan import Plan
+from fgaseg.schema import Params
 
 BENCHMARKS = ("a-847", "pc-459", "a-150", "pc-59", "pas-20")
 ROWS = {"dense_clip": 1, "fgaseg": 2}

@@ -17,7 +17,8 @@ from fgaseg.model.clip import DenseCLIP, create_open_clip
 from fgaseg.model.fgaseg import DROPPED_LOGIT, FGAseg, build
 from fgaseg.model.prompts import tokenise, tokenizer
 from fgaseg.model.supplementation import global_similarity
-from fgaseg.params import Params, Resolver
+from fgaseg.params import Resolver
+from fgaseg.schema import Params
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

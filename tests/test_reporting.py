@@ -12,10 +12,10 @@ import pytest
 
 from fgaseg.errors import UserError
 from fgaseg.files import write_whole
-from fgaseg.params import Revision
 from fgaseg.plan import Plan, Row, eval_id
 from fgaseg.reporting.layout import DASH, MINUS
 from fgaseg.reporting.tables import terminal_table, write_table_1
+from fgaseg.schema import Revision
 
 PROJECT = Path(__file__).parents[1]
 NAMES = ["sky", "grass", "car", "sheep", "unused"]

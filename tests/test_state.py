@@ -13,7 +13,7 @@ from weights import perturb
 
 from fgaseg.errors import UserError
 from fgaseg.model.fgaseg import FGAseg
-from fgaseg.params import Params
+from fgaseg.schema import Params
 from fgaseg.training.state import TrainingState, checkpoints, read_checkpoint, trained_state
 from fgaseg.training.trainer import initial_state
 

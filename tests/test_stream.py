@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fgaseg.data.prepared import PreparedDataset
 from fgaseg.errors import UserError
-from fgaseg.params import Augmentation, Params
+from fgaseg.schema import Augmentation, Params
 from fgaseg.training.stream import IGNORE, TrainingStream, augment, training_vocabulary
 
 STEP = 20

@@ -18,7 +18,8 @@ from fgaseg.evaluation.sliding import label_map, merge, views, window_origins
 from fgaseg.model.fgaseg import FGAseg
 from fgaseg.model.prompts import tokenise
 from fgaseg.model.t2p import t2p_loss
-from fgaseg.params import Params, Resolver
+from fgaseg.params import Resolver
+from fgaseg.schema import Params
 from fgaseg.training.metrics import MetricsFile, read_metrics
 from fgaseg.training.state import TrainingState
 from fgaseg.training.trainer import initial_state, losses, parameter_groups, segmentation_loss, train

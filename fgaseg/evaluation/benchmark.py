@@ -12,7 +12,7 @@ from fgaseg.errors import UserError
 from fgaseg.evaluation.counts import Counts
 from fgaseg.evaluation.segmenter import Segmenter
 from fgaseg.evaluation.sliding import label_map, merge, views
-from fgaseg.params import Evaluation
+from fgaseg.schema import Evaluation
 
 Labels = NDArray[np.int64]
 

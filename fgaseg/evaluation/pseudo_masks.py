@@ -11,7 +11,7 @@ from fgaseg.data.pixels import normalise, to_pixels
 from fgaseg.data.prepared import PreparedDataset
 from fgaseg.evaluation.segmenter import FGAsegSegmenter
 from fgaseg.files import write_arrays
-from fgaseg.params import Evaluation
+from fgaseg.schema import Evaluation
 
 PRESENT, ABSENT = 3, 2
 

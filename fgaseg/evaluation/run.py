@@ -19,10 +19,10 @@ from fgaseg.evaluation.pseudo_masks import pseudo_mask_panels
 from fgaseg.evaluation.segmenter import DenseCLIPSegmenter, FGAsegSegmenter, Segmenter
 from fgaseg.files import atomic_folder, write_json, writing
 from fgaseg.loading import load_clip, load_model
-from fgaseg.params import Launch
 from fgaseg.plan import Plan, Row
 from fgaseg.provenance import provenance
 from fgaseg.runtime import set_up_torch
+from fgaseg.schema import Launch
 from fgaseg.tracking import track
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fgaseg.data.pixels import normalise, to_pixels
 from fgaseg.errors import UserError
-from fgaseg.params import Evaluation
+from fgaseg.schema import Evaluation
 
 
 def window_origins(params: Evaluation) -> list[tuple[int, int]]:

@@ -15,8 +15,8 @@ from fgaseg.model.p2tformer import P2Tformer
 from fgaseg.model.supplementation import Fuse, LocalSimilarity, MapEmbedding, global_similarity
 from fgaseg.model.t2p import T2PProjector
 from fgaseg.model.tuning import apply_tuning
-from fgaseg.params import Model as ModelParams
-from fgaseg.params import Params
+from fgaseg.schema import Model as ModelParams
+from fgaseg.schema import Params
 
 DROPPED_LOGIT = -100.0
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fgaseg.errors import UserError
 from fgaseg.evaluation.statistics import Counts, load_counts, miou
 from fgaseg.files import read_json
-from fgaseg.params import Revision, Scale
 from fgaseg.plan import Method, Plan, Row, eval_id
+from fgaseg.schema import Revision, Scale
 
 Group = Literal["seen", "unseen", "stuff", "thing"]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -10,10 +10,10 @@ from fgaseg.files import write_json
 from fgaseg.model.clip import DenseCLIP
 from fgaseg.model.prompts import tokenizer
 from fgaseg.model.weights import save_compact
-from fgaseg.params import Params
 from fgaseg.sample.concepts import CONCEPTS, DATASETS
 from fgaseg.sample.vlm import ARCHITECTURE, STEPS, TEMPLATES, draw_scenes, pretrain
 from fgaseg.sample.vlm_quality import dense_quality, retrieval
+from fgaseg.schema import Params
 
 HELD_OUT_SEED = 1_000_003
 

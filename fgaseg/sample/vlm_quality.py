@@ -14,10 +14,10 @@ from fgaseg.evaluation.segmenter import DenseCLIPSegmenter
 from fgaseg.evaluation.sliding import label_map, merge, views
 from fgaseg.model.clip import DenseCLIP
 from fgaseg.model.prompts import tokenizer
-from fgaseg.params import Evaluation
 from fgaseg.sample.concepts import CONCEPTS
 from fgaseg.sample.scenes import Scene
 from fgaseg.sample.vlm import ARCHITECTURE, SCENE_SIZE, caption
+from fgaseg.schema import Evaluation
 
 
 @torch.no_grad()

@@ -11,10 +11,10 @@ from fgaseg.evaluation.benchmark import evaluate_samples
 from fgaseg.evaluation.segmenter import FGAsegSegmenter
 from fgaseg.files import write_json
 from fgaseg.loading import save_model, untrained_model
-from fgaseg.params import Launch, Params
 from fgaseg.plan import Plan
 from fgaseg.provenance import provenance
 from fgaseg.runtime import set_up_torch
+from fgaseg.schema import Launch, Params
 from fgaseg.tracking import track
 from fgaseg.training.metrics import MetricsFile
 from fgaseg.training.state import DamagedCheckpointError, TrainingState, checkpoints

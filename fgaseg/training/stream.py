@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional
 from fgaseg.data.pixels import normalise, to_pixels
 from fgaseg.data.prepared import PreparedDataset, Sample
 from fgaseg.errors import UserError
-from fgaseg.params import Augmentation
+from fgaseg.schema import Augmentation
 
 IGNORE = -1
 

@@ -15,7 +15,7 @@ from fgaseg.errors import UserError
 from fgaseg.model.fgaseg import FGAseg
 from fgaseg.model.prompts import tokenise
 from fgaseg.model.t2p import t2p_loss
-from fgaseg.params import Params, Training
+from fgaseg.schema import Params, Training
 from fgaseg.training.metrics import MetricsFile
 from fgaseg.training.state import TrainingState
 from fgaseg.training.stream import IGNORE, TrainingStream
