@@ -1,6 +1,5 @@
 """Models from files: the backbone of a row, a trained run."""
 
-import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -34,10 +33,9 @@ def untrained_model(paths: Paths, params: Params) -> FGAseg:
     return build(load_clip(paths, params.vlm), params)
 
 
-def save_model(model: FGAseg, params: Params, run_id: str, path: Path) -> None:
-    """Write what training changed, with the run's id and parameters in the header."""
-    header = {"run_id": run_id, "params": params.model_dump_json()}
-    write_whole(path, save({k: v.contiguous() for k, v in trained_state(model).items()}, header))
+def save_model(model: FGAseg, run_id: str, path: Path) -> None:
+    """Write what training changed, with the run's id in the header: one entry, since safetensors does not order several."""
+    write_whole(path, save({k: v.contiguous() for k, v in trained_state(model).items()}, {"run_id": run_id}))
 
 
 def load_model(paths: Paths, params: Params, path: Path) -> FGAseg:
@@ -55,10 +53,3 @@ def load_model(paths: Paths, params: Params, path: Path) -> FGAseg:
         raise UserError(f"{path}: the model of run {owner}, not of {path.parent.name}; remove it and train again")
     load_trained_state(model, tensors, path)
     return model.eval()
-
-
-def read_header(path: Path) -> dict[str, str]:
-    """The run id and parameters in the header of a model file."""
-    with safe_open(path, "pt") as file:
-        header = dict(file.metadata() or {})
-    return {"run_id": header["run_id"], "params": json.loads(header["params"])}

@@ -49,7 +49,8 @@ def run_id(params: Params, digest: str) -> str:
     p = params.model_dump(mode="json")
     vlm = {k: v for k, v in p["vlm"].items() if k not in ("backbone", "label")}
     data = {k: p["data"][k] for k in ("train", "train_classes")}
-    parts = {"vlm": vlm, "model": p["model"], "training": p["training"], "data": data}
+    training = {k: v for k, v in p["training"].items() if k != "validate_every"}
+    parts = {"vlm": vlm, "model": p["model"], "training": training, "data": data}
     return _short_hash(parts | {"digest": digest, "revision": params.revision.training})
 
 
@@ -60,7 +61,8 @@ def eval_id(params: Params, method: Method, digest: str) -> str:
         subject: Any = run_id(params, digest)
     else:
         subject = {k: p["vlm"][k] for k in ("architecture", "pretrained", "image_size", "dense_residual", "prompts")}
-    parts = {"subject": subject, "method": method, "evaluation": p["evaluation"], "benchmarks": p["data"]["benchmarks"]}
+    scoring = {k: v for k, v in p["evaluation"].items() if k != "panels"}
+    parts = {"subject": subject, "method": method, "evaluation": scoring, "benchmarks": p["data"]["benchmarks"]}
     return _short_hash(parts | {"digest": digest, "revision": params.revision.evaluation})
 
 
@@ -190,9 +192,9 @@ class Plan:
 
     @property
     def main_rows(self) -> list[Row]:
-        """The rows of the main job: the default model and the untrained CLIP that it starts from."""
-        backbone = self.default.vlm.backbone
-        return [r for r in self.tables["table_1"].rows if r.params.vlm.backbone == backbone]
+        """The two rows of the main job: the untrained CLIP that the default model starts from, and the default model."""
+        dense = eval_id(self.default, "dense_clip", self.digest)
+        return [next(row for row in self.tables["table_1"].rows if row.eval_id == dense), self.default_row]
 
     @property
     def backbones(self) -> dict[str, Params]:

@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Scale = Literal["sample", "paper"]
 Benchmark = Literal["a-847", "pc-459", "a-150", "pc-59", "pas-20"]
 OF_BACKBONE = ("label", "architecture", "pretrained", "image_size", "guidance_layers")
-"""The keys of `vlm` that come from the chosen backbone."""
 """The parameters of `vlm` that a scale's backbones give."""
 
 Positive = Annotated[int, Field(gt=0)]
@@ -161,10 +160,8 @@ class Params(_Frozen):
                 f"evaluation.resize: windows of {e.window} at stride {e.stride} do not end at {e.resize}; "
                 "choose resize = window + a multiple of stride"
             )
-        if self.vlm.finetune == "frozen" and self.training.clip_lr_multiplier == 0:
-            raise ValueError(
-                "training.clip_lr_multiplier: 0 is what vlm.finetune: frozen says already; leave it at its default"
-            )
+        if self.vlm.finetune != "frozen" and self.training.clip_lr_multiplier == 0:
+            raise ValueError("training.clip_lr_multiplier: 0 trains nothing of CLIP; say vlm.finetune: frozen instead")
         return self
 
 
@@ -173,6 +170,6 @@ class Launch(_Frozen):
 
     threads: Positive
     workers: Annotated[int, Field(ge=0)]
-    checkpoint_seconds: Fraction
+    checkpoint_seconds: dict[Scale, Fraction]
     log_every: Positive
     tracking_uri: str | None

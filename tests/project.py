@@ -170,7 +170,7 @@ def write_project(root: Path) -> Project:
     project.edit(
         scale, "training.validate_every: 100", f"training.validate_every: {ITERATIONS}\n  evaluation.panels: {PICTURES}"
     )
-    project.edit("params/launch.yaml", "checkpoint_seconds: 20", "checkpoint_seconds: 0")
+    project.edit("params/launch.yaml", "sample: 20", "sample: 0")
     project.edit("params/launch.yaml", "log_every: 10", "log_every: 1")
     write_sample(root / "data" / "sample", counts=dict.fromkeys(MINIATURES, PICTURES) | {"coco-train": 8})
     weights = root / VLM

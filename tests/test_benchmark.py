@@ -17,9 +17,10 @@ from torch import Tensor
 
 from fgaseg.data.prepared import Sample
 from fgaseg.errors import UserError
-from fgaseg.evaluation.benchmark import evaluate_samples
-from fgaseg.evaluation.segmenter import DenseCLIPSegmenter
+from fgaseg.evaluation.benchmark import evaluate_samples, segment
+from fgaseg.evaluation.segmenter import DenseCLIPSegmenter, FGAsegSegmenter
 from fgaseg.model.clip import DenseCLIP
+from fgaseg.model.fgaseg import FGAseg
 from fgaseg.schema import Evaluation, Params
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,6 +31,8 @@ ORIGINS = [(0, 0), (0, 2), (2, 0), (2, 2)]
 
 class BrightnessSegmenter:
     """Three classes for the red, green and blue of each block of 2 x 2 pixels."""
+
+    device = torch.device("cpu")
 
     def set_vocabulary(self, names: Sequence[str]) -> None:
         pass
@@ -117,3 +120,29 @@ def test_untrained_clip_scores_the_scaled_cosine(mini_clip: open_clip.CLIP) -> N
     for row, column in np.ndindex(32, 32):
         expected[:, row, column] = softmax((cosine[:, row, column] * float(clip.logit_scale.exp())).tolist())
     np.testing.assert_allclose(segmenter.scores(images)[0].numpy(), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["dense_clip", "fgaseg"])
+def test_everything_that_enters_the_model_lies_on_its_device(
+    kind: str, build_model: Callable[..., FGAseg], sample_params: Params, samples: list[Sample]
+) -> None:
+    """The meta device stands in for a GPU: tensors left on the CPU show by their device."""
+    model = build_model(sample_params).to("meta")
+    vlm, entered = sample_params.vlm, []
+    segmenter = (
+        DenseCLIPSegmenter(model.clip, vlm.architecture, vlm.prompts)
+        if kind == "dense_clip"
+        else FGAsegSegmenter(model, vlm.architecture, vlm.prompts, "ce")
+    )
+    for name in ("encode_text", "encode_image"):
+        encode = getattr(model.clip, name)
+
+        def record(tensor: Tensor, encode: Callable[[Tensor], Any] = encode) -> Any:
+            entered.append(tensor.device)
+            return encode(tensor)
+
+        setattr(model.clip, name, record)
+    segmenter.set_vocabulary(["sky", "car"])
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        segment(segmenter, samples[0], sample_params.evaluation)
+    assert entered == [torch.device("meta")] * 2

@@ -122,6 +122,17 @@ def test_an_evaluation_without_panels_says_so_in_the_picture(plan: Plan, tmp_pat
     assert {path.name for path in (tmp_path / "out").iterdir()} == FIGURES
 
 
+def test_a_model_without_local_maps_leaves_their_places_empty(plan: Plan, tmp_path: Path) -> None:
+    _, folder, _ = write_all(plan)
+    panels = json.loads((folder / "panels.json").read_text())
+    for mask in panels["pseudo_masks"]:
+        mask["lcs"] = None
+    (folder / "panels.json").write_text(json.dumps(panels))
+    dense_row, row = plan.main_rows
+    write_figures(plan, row, dense_row, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FIGURES
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [

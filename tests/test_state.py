@@ -181,7 +181,7 @@ class _Hostile:
 @pytest.mark.parametrize("checksum", [True, False], ids=["right checksum", "no checksum"])
 def test_pickled_code_is_not_run(form: str, checksum: bool, tmp_path: Path) -> None:
     mark, path = tmp_path / "executed", tmp_path / "step_00000001.pt"
-    content = {"run_id": RUN, "step": _Hostile(mark)}
+    content = {"owner": RUN, "step": _Hostile(mark)}
     buffer = io.BytesIO()
     if form == "torch":
         torch.save(content, buffer)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fgaseg.data.prepared import Sample
@@ -17,10 +16,10 @@ from fgaseg.schema import Evaluation
 Labels = NDArray[np.int64]
 
 
-def segment(segmenter: Segmenter, sample: Sample, params: Evaluation, device: torch.device | None = None) -> Labels:
+def segment(segmenter: Segmenter, sample: Sample, params: Evaluation) -> Labels:
     """The best class of each pixel of an image (H, W)."""
     image = sample.read_image()
-    scores = merge(segmenter.scores(views(image, params).to(device)), params)
+    scores = merge(segmenter.scores(views(image, params).to(segmenter.device)), params)
     result: Labels = label_map(scores, image.height, image.width).cpu().numpy()
     return result
 
@@ -31,7 +30,6 @@ def evaluate_samples(
     classes: int,
     params: Evaluation,
     remap: Labels | None = None,
-    device: torch.device | None = None,
     each: Callable[[Sample, Labels], None] = lambda sample, predicted: None,
 ) -> tuple[Counts, list[float]]:
     """Pixel counts of all images, and the seconds that each took from picture to label map.
@@ -42,7 +40,7 @@ def evaluate_samples(
     counts, seconds = Counts(classes), []
     for sample in samples:
         start = time.perf_counter()
-        predicted = segment(segmenter, sample, params, device)
+        predicted = segment(segmenter, sample, params)
         seconds.append(time.perf_counter() - start)
         labels = sample.read_labels()
         if labels.shape != predicted.shape:

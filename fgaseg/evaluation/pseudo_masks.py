@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fgaseg.data.pixels import normalise, to_pixels
@@ -27,13 +26,13 @@ def _choose(dataset: PreparedDataset) -> tuple[int, list[int], list[int]]:
 
 
 def pseudo_mask_panels(
-    segmenter: FGAsegSegmenter, dataset: PreparedDataset, benchmark: str, params: Evaluation, out: Path, device: torch.device
+    segmenter: FGAsegSegmenter, dataset: PreparedDataset, benchmark: str, params: Evaluation, out: Path
 ) -> list[dict[str, Any]]:
     """Write the maps to `pseudo_masks.npz` below `out`; returns their entries in `panels.json` (no map: null)."""
     index, present, absent = _choose(dataset)
     sample = dataset.samples[index]
     size = (params.window, params.window)
-    image = normalise(to_pixels(sample.read_image().resize(size)))[None].to(device)
+    image = normalise(to_pixels(sample.read_image().resize(size)))[None].to(segmenter.device)
     chosen = present + absent
     masks = segmenter.model.pseudo_masks(image, segmenter.text[chosen])
     arrays: dict[str, NDArray[np.float32]] = {}

@@ -108,7 +108,7 @@ def evaluate_row(plan: Plan, row: Row, launch: Launch) -> Path:
     segmenter = make_segmenter(plan, row, device)
     folder = plan.paths.evaluation(row.eval_id)
     with atomic_folder(folder) as out, tqdm(total=images, unit="image", ncols=100) as bar:
-        results = _score(plan, row, segmenter, datasets, trained_on, out, bar, device)
+        results = _score(plan, row, segmenter, datasets, trained_on, out, bar)
     if row.run_id:
         final = {f"miou/{benchmark}": result["miou"] for benchmark, result in results.items()}
         track(plan, row.run_id, launch, final)
@@ -123,7 +123,6 @@ def _score(
     trained_on: set[str],
     out: Path,
     bar: "tqdm[None]",
-    device: torch.device,
 ) -> dict[str, Any]:
     """Write all files of an evaluation to `out`; returns the metrics of each benchmark."""
     params = row.params
@@ -134,14 +133,12 @@ def _score(
     for benchmark, dataset in datasets.items():
         segmenter.set_vocabulary([c.name for c in dataset.classes])
         keep = _keep_panels(out, benchmark, params.evaluation.panels, panels, dataset.folder / "classes.json", bar)
-        counts, seconds = evaluate_samples(
-            segmenter, dataset.samples, len(dataset.classes), params.evaluation, device=device, each=keep
-        )
+        counts, seconds = evaluate_samples(segmenter, dataset.samples, len(dataset.classes), params.evaluation, each=keep)
         is_seen = [seen(entry, trained_on) for entry in class_table(benchmark)]
         results[benchmark] = summarise(counts, dataset, is_seen, seconds)
         all_counts[benchmark] = counts
         if isinstance(segmenter, FGAsegSegmenter) and not masks and params.evaluation.panels:
-            masks = pseudo_mask_panels(segmenter, dataset, benchmark, params.evaluation, out, device)
+            masks = pseudo_mask_panels(segmenter, dataset, benchmark, params.evaluation, out)
     save_counts(out / "counts.npz", all_counts)
     write_json(out / "panels.json", {"segmentations": panels, "pseudo_masks": masks})
     write_json(

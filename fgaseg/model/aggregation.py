@@ -137,7 +137,8 @@ class ClassAggregation(nn.Module):
     def forward(self, maps: Tensor, guidance: Tensor) -> Tensor:
         """maps (B, K, D, h, w), text guidance (B, K, G) -> (B, K, D, h, w).
 
-        Training pools the maps before and interpolates the change back; evaluation works at full size.
+        Training pools the maps before and interpolates the change back; evaluation works at full size. The released
+        code interpolates the block's whole output and so adds its input twice: only the change is added here.
         """
         batch, classes, _, height, width = maps.shape
         flat = maps.flatten(0, 1)

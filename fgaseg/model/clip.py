@@ -85,6 +85,11 @@ def create_open_clip(architecture: str, pretrained: str | None) -> open_clip.CLI
         model = open_clip.create_model(architecture, pretrained=pretrained, require_pretrained=pretrained is not None)
     except Exception as error:  # a damaged pickle may raise anything
         reason = (str(error).strip() or repr(error)).splitlines()[0].split(". ")[0].rstrip(":")
+        if pretrained is not None and not Path(pretrained).is_file():
+            raise UserError(
+                f"vlm.pretrained: the weights '{pretrained}' of {architecture} could not be downloaded ({reason}); "
+                "run `fgaseg vlm` on a machine with a network, or name a file with them in params/scale"
+            ) from error
         raise UserError(
             f"{pretrained}: these weights cannot be loaded into {architecture} ({reason}); "
             "provide them again with `fgaseg vlm`, or change vlm.architecture"
@@ -153,6 +158,13 @@ class DenseCLIP(nn.Module):
         grid = F.interpolate(grid, size=(self.grid, self.grid), mode="bicubic", align_corners=False)
         new = torch.cat([old[:1], grid.flatten(2)[0].T])
         self.visual.positional_embedding = nn.Parameter(new)
+
+    def fit(self, images: Tensor) -> Tensor:
+        """Square images (B, 3, S, S) of any side, resized to the input of the image encoder."""
+        size = self.image_size
+        if images.shape[-1] == size:
+            return images
+        return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
     def encode_image(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Images (B, 3, S, S), normalised with CLIP's statistics -> `F_v` (B, C, h, w) and guidance (B, width, h, w) each.

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgaseg.errors import UserError
@@ -95,7 +94,8 @@ class FGAseg(nn.Module):
     def supplement(self, image: Tensor, text: Tensor, gcs: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Fused pseudo-masks (B, K, D, h, w), the embedded LCS of that shape and the plain LCS (B, K, h, w).
 
-        `text` is (B, K, P, C); prompts are averaged in `gcs` (B, P, K, h, w) and for the local kernels.
+        `text` is (B, K, P, C). Several prompts are averaged, in `gcs` (B, P, K, h, w) and for the local kernels; the
+        released code embeds each prompt's map with weights of its own, which is the same with its one prompt.
         """
         fused = self.embed_global(gcs.mean(1, keepdim=True))
         if self.local is None:
@@ -104,12 +104,6 @@ class FGAseg(nn.Module):
         embedded = self.embed_local(lcs[:, None])
         both = self.fuse(fused.flatten(0, 1), embedded.flatten(0, 1)).unflatten(0, fused.shape[:2])
         return both, embedded, lcs
-
-    def _resize(self, images: Tensor) -> Tensor:
-        size = self.clip.image_size
-        if images.shape[-1] == size:
-            return images
-        return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
     def _keep(self, gcs: Tensor, shared: bool) -> Tensor | None:
         """Indices (B, cap) of the classes with the highest maximum cosine, in ascending order; None if all are kept.
@@ -129,7 +123,7 @@ class FGAseg(nn.Module):
 
         More classes than the cap are cut to those with the highest maximum cosine; the others get the logit -100.
         """
-        image, features = self.clip.encode_image(self._resize(images))
+        image, features = self.clip.encode_image(self.clip.fit(images))
         aligned = self.align(image, text)
         alignment = self.projector(image, aligned.mean(2)) if self.training and self.projector is not None else None
         gcs = global_similarity(image, aligned)
@@ -149,7 +143,7 @@ class FGAseg(nn.Module):
     @torch.no_grad()
     def pseudo_masks(self, images: Tensor, text: Tensor) -> PseudoMasks:
         """The pseudo-masks of images for the figures; arguments as in `forward`, no class is dropped."""
-        image, _ = self.clip.encode_image(self._resize(images))
+        image, _ = self.clip.encode_image(self.clip.fit(images))
         aligned = self.align(image, text)
         gcs = global_similarity(image, aligned)
         fused, _, lcs = self.supplement(image, aligned, gcs)

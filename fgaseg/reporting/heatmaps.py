@@ -36,7 +36,8 @@ def _ranges(maps: dict[tuple[int, int, int], NDArray[np.float32]]) -> list[tuple
     """One range of values for each kind of map, from nearly all of its values in the whole figure."""
     result = []
     for kind in range(len(_KINDS)):
-        values = np.concatenate([m[np.isfinite(m)].ravel() for (_, _, k), m in maps.items() if k == kind])
+        found = [m[np.isfinite(m)].ravel() for (_, _, k), m in maps.items() if k == kind]
+        values = np.concatenate(found) if found else np.empty(0)
         low, high = np.quantile(values, [0.005, 0.995]) if values.size else (0.0, 1.0)
         result.append((float(low), float(high) if high > low else float(low) + 1e-6))
     return result
@@ -61,11 +62,12 @@ def pseudo_mask_figure(masks: Sequence[PseudoMask], out: Path) -> None:
     if not blocks:
         save_sentence("The evaluation kept no pseudo-masks: raise evaluation.panels and evaluate again.", out)
         return
-    maps = {}
+    maps: dict[tuple[int, int, int], NDArray[np.float32]] = {}
     for b, block in enumerate(blocks):
         for c, mask in enumerate(block):
-            for k, array in enumerate(read_arrays(mask.arrays, [mask.gcs, mask.lcs, mask.fused])):
-                maps[b, c, k] = array
+            for k, key in enumerate((mask.gcs, mask.lcs, mask.fused)):
+                if key is not None:
+                    (maps[b, c, k],) = read_arrays(mask.arrays, [key])
     ranges = _ranges(maps)
     columns = max(len(block) for block in blocks)
     width, head = _SIDE * (columns + 2.2), 0.45
@@ -86,7 +88,8 @@ def pseudo_mask_figure(masks: Sequence[PseudoMask], out: Path) -> None:
         for k, kind in enumerate(_KINDS):
             for c, mask in enumerate(block):
                 axes = bare(figure.add_subplot(grid[k, c + 2]))
-                _overlay(axes, image, maps[b, c, k], ranges[k])
+                if (b, c, k) in maps:
+                    _overlay(axes, image, maps[b, c, k], ranges[k])
                 if k == 0:
                     axes.set_title(_column_title(mask), fontsize=8, color=INK, pad=4)
                 if c == 0:

@@ -80,7 +80,7 @@ class PseudoMask(_Record):
     present: bool
     arrays: Path
     gcs: str
-    lcs: str
+    lcs: str | None
     fused: str
 
 

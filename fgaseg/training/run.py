@@ -1,6 +1,7 @@
 """One training from the plan: its folder, its resumption, its tracking."""
 
 import logging
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,21 @@ from fgaseg.training.trainer import initial_state, train
 log = logging.getLogger(__name__)
 
 
-def _resume(state: TrainingState, folder: Path, run_id: str) -> None:
+def _fingerprint(dataset: Path, backbone: Path) -> str:
+    """A checksum of the training set's index and classes and of the backbone: a training never resumes on others."""
+    crc = 0
+    for path in (dataset / "index.csv", dataset / "classes.json", backbone):
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                crc = zlib.crc32(block, crc)
+    return f"{crc:08x}"
+
+
+def _resume(state: TrainingState, folder: Path, owner: str) -> None:
     """Continue from the newest checkpoint that is whole; say so when a newer one is damaged."""
     for path in reversed(checkpoints(folder)):
         try:
-            state.load(path, run_id)
+            state.load(path, owner)
         except DamagedCheckpointError:
             log.warning("%s: this checkpoint is damaged and is passed over", path)
             continue
@@ -49,7 +60,8 @@ def train_run(plan: Plan, run_id: str, launch: Launch) -> Path:
 
     model = untrained_model(plan.paths, params).to(device)
     state = initial_state(model, params.training)
-    _resume(state, folder / "checkpoints", run_id)
+    owner = f"{run_id} on inputs {_fingerprint(dataset.folder, plan.paths.vlm(params.vlm.backbone))}"
+    _resume(state, folder / "checkpoints", owner)
     write_json(folder / "params.json", {"run_id": run_id, "params": params.model_dump(mode="json"), **provenance(plan)})
 
     def validate() -> float:
@@ -59,7 +71,7 @@ def train_run(plan: Plan, run_id: str, launch: Launch) -> Path:
         return counts.miou()
 
     def checkpoint() -> None:
-        state.save(folder / "checkpoints", run_id)
+        state.save(folder / "checkpoints", owner)
 
     stream = TrainingStream(dataset, positions, params.training.augmentation, params.training.seed)
     train(
@@ -70,10 +82,10 @@ def train_run(plan: Plan, run_id: str, launch: Launch) -> Path:
         MetricsFile(folder / "metrics.jsonl", state.step),
         log_every=launch.log_every,
         checkpoint=checkpoint,
-        checkpoint_seconds=launch.checkpoint_seconds,
+        checkpoint_seconds=launch.checkpoint_seconds[plan.scale],
         validate=validate,
         workers=launch.workers,
     )
-    save_model(model, params, run_id, folder / "model.safetensors")
+    save_model(model, run_id, folder / "model.safetensors")
     track(plan, run_id, launch)
     return folder / "model.safetensors"

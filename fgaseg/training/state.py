@@ -18,7 +18,7 @@ from fgaseg.errors import UserError
 from fgaseg.files import write_whole
 
 KEPT = 2
-_KEYS = {"run_id", "step", "model", "optimiser", "schedule"}
+_KEYS = {"owner", "step", "model", "optimiser", "schedule"}
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -58,7 +58,7 @@ class TrainingState:
     schedule: torch.optim.lr_scheduler.LRScheduler
     step: int = 0
 
-    def save(self, folder: Path, run_id: str) -> Path:
+    def save(self, folder: Path, owner: str) -> Path:
         """Write `step_<n>.pt` atomically and keep one older checkpoint beside it.
 
         Files of later steps are damaged ones that resumption passed over: they go first.
@@ -67,7 +67,7 @@ class TrainingState:
             if _step_of(path) > self.step:
                 path.unlink()
         content = {
-            "run_id": run_id,
+            "owner": owner,
             "step": self.step,
             "model": trained_state(self.model),
             "optimiser": self.optimiser.state_dict(),
@@ -82,11 +82,11 @@ class TrainingState:
             old.unlink()
         return path
 
-    def load(self, path: Path, run_id: str) -> None:
-        """Continue from a checkpoint. Raises `UserError` when it is damaged or belongs to another run."""
+    def load(self, path: Path, owner: str) -> None:
+        """Continue from a checkpoint that `owner` wrote. Raises `UserError` when it is damaged or another's."""
         content = read_checkpoint(path)
-        if content["run_id"] != run_id:
-            raise UserError(f"{path}: a checkpoint of run {content['run_id']}, not of {run_id}; remove it")
+        if content["owner"] != owner:
+            raise UserError(f"{path}: a checkpoint of run {content['owner']}, not of {owner}; remove it")
         load_trained_state(self.model, content["model"], path)
         self.optimiser.load_state_dict(content["optimiser"])
         self.schedule.load_state_dict(content["schedule"])

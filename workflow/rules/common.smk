@@ -15,7 +15,14 @@ SCALE = PLAN.scale
 RESULTS = f"results/{SCALE}"
 LOGS = f"{RESULTS}/logs"
 ENVIRONMENT = "../../environment.yml"
-TRACKED_DATA = "data.dvc"
+TRACKED_DATA = (
+    [] if PLAN.digest == "untracked" else ["data.dvc"]
+)  # another scale's data must not make this one stale
+
+# What a job needs at each scale.
+MEMORY_MB = {"sample": 3000, "paper": 24000}[SCALE]
+PREPARE_PROCESSES = {"sample": 1, "paper": 8}[SCALE]
+GPUS = {"sample": 0, "paper": 1}[SCALE]
 
 
 wildcard_constraints:

@@ -10,7 +10,7 @@ rule prepare:
         f"{LOGS}/prepare/{{dataset}}.log",
     conda:
         ENVIRONMENT
-    threads: 1
+    threads: PREPARE_PROCESSES
     resources:
         mem_mb=2000,
         runtime=240,

@@ -13,7 +13,8 @@ rule evaluate:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=3000,
+        mem_mb=MEMORY_MB,
+        gpu=GPUS,
         runtime=600,
     params:
         scale=SCALE,

@@ -11,7 +11,8 @@ rule train:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=3000,
+        mem_mb=MEMORY_MB,
+        gpu=GPUS,
     params:
         scale=SCALE,
     message:

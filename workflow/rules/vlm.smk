@@ -11,7 +11,7 @@ rule vlm:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=4000,
+        mem_mb=MEMORY_MB,
         runtime=60,
     params:
         scale=SCALE,
