@@ -119,8 +119,8 @@ def report(
     plan = _plan(scale)
     folder = out or plan.paths.report / "all"
     dense, ours = plan.main_rows
-    write_table_1(plan, folder)
     write_figures(plan, ours, dense, folder)
+    write_table_1(plan, folder)
     text = terminal_table(plan)
     write_whole(folder / "table_1.txt", text + "\n")
     if not quiet:
