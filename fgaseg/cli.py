@@ -112,17 +112,18 @@ def report(
     quiet: Annotated[bool, typer.Option(help="do not print the table")] = False,
 ) -> None:
     """Render Table I and the figures from the evaluations that exist."""
-    from fgaseg.files import write_whole
+    from fgaseg.files import complete_files, write_whole
     from fgaseg.reporting.figures import write_figures
     from fgaseg.reporting.tables import terminal_table, write_table_1
 
     plan = _plan(scale)
     folder = out or plan.paths.report / "all"
     dense, ours = plan.main_rows
-    write_figures(plan, ours, dense, folder)
-    write_table_1(plan, folder)
-    text = terminal_table(plan)
-    write_whole(folder / "table_1.txt", text + "\n")
+    with complete_files(folder) as rendered:
+        write_table_1(plan, rendered)
+        write_figures(plan, ours, dense, rendered)
+        text = terminal_table(plan)
+        write_whole(rendered / "table_1.txt", text + "\n")
     if not quiet:
         typer.echo(text)
 

@@ -60,6 +60,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def complete_files(folder: Path) -> Iterator[Path]:
+    """Yield a new folder; its files join those of `folder` when the block ends well, none of them does otherwise."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    try:
+        with writing(folder):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        yield temporary
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in temporary.iterdir():
+                os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write `content` to `path`, durably and at once."""
     with atomic(path) as temporary, temporary.open("wb") as file:

@@ -438,3 +438,11 @@ def test_a_damaged_evaluation_is_refused_by_the_report(project: Project) -> None
     file = f"results/sample/evaluations/{project.ids('table_1', 2)[1]}/evaluation.json"
     project.write(file, json.dumps({"benchmarks": {}})[:-3])
     assert_says(project.refusal("report"), file, "evaluate the row again")
+
+
+def test_a_report_without_any_figures_source_writes_nothing(project: Project) -> None:
+    """The tables could be rendered before the figures fail."""
+    run, _ = project.ids("table_1", 2)
+    project.remove(f"results/sample/runs/{run}/metrics.jsonl")
+    message = project.refusal("report")
+    assert "metrics.jsonl" in message
