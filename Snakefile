@@ -1,8 +1,8 @@
 # The study as a workflow: data -> backbone -> trainings -> evaluations -> tables and figures.
 #
-#   snakemake --cores 2 main                      Table I with the default model
-#   snakemake --cores 2 all                       every table's trainings and evaluations
-#   snakemake --cores 2 --config scale=paper all  the same at the paper's scale
+#   snakemake --cores 2 main                             Table I with the default model
+#   snakemake --cores 2 all                              every table's trainings and evaluations
+#   snakemake --cores 2 --config scale=paper -- all      the same at the paper's scale
 
 
 configfile: "params/workflow.yaml"

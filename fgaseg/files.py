@@ -44,37 +44,38 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path`; it takes the place of `path` when the block ends well and is removed otherwise."""
+def _scratch(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that is gone afterwards, whatever happens."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with writing(path):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         yield temporary
-        with writing(path):
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder; it takes the place of `path` when the block ends well and is removed otherwise."""
+    with _scratch(path) as temporary:
+        yield temporary
+        with writing(path):
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+
+
+@contextmanager
 def complete_files(folder: Path) -> Iterator[Path]:
     """Yield a new folder; its files join those of `folder` when the block ends well, none of them does otherwise."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    try:
-        with writing(folder):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+    with _scratch(folder) as temporary:
         yield temporary
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for path in temporary.iterdir():
                 os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
