@@ -45,9 +45,8 @@ format: $(INSTALLED)
 	ruff check --fix .
 	snakefmt Snakefile workflow
 
-reports: sample
-	cp $(REPORT)/table_1.md $(REPORT)/table_1.csv $(REPORT)/table_1.tex $(REPORT)/metrics.json reports/
-	cp $(REPORT)/segmentation.png $(REPORT)/pseudo_masks.png $(REPORT)/training.png reports/
+reports: data
+	@dvc repro
 
 clean:
 	rm -rf results

@@ -106,38 +106,71 @@ def evaluate(
 
 
 @app.command()
-def report(
-    out: Annotated[Path | None, typer.Option(help="folder to write; default: results/<scale>/report/all")] = None,
+def timing(
+    table: Annotated[str, typer.Argument(help="such as table_6: its rows differ in top-N alone")] = "table_6",
     scale: ScaleOption = "sample",
-    quiet: Annotated[bool, typer.Option(help="do not print the table")] = False,
 ) -> None:
-    """Render Table I and the figures from the evaluations that exist."""
-    from fgaseg.files import complete_files, write_whole
-    from fgaseg.reporting.figures import write_figures
-    from fgaseg.reporting.tables import terminal_table, write_table_1
+    """Measure the time per image of a table's rows, side by side and one image at a time."""
+    from fgaseg.evaluation.timing import time_table
+    from fgaseg.params import load_launch
 
     plan = _plan(scale)
-    folder = out or plan.paths.report / "all"
-    dense, ours = plan.main_rows
-    with complete_files(folder) as rendered:
-        write_table_1(plan, rendered)
-        write_figures(plan, ours, dense, rendered)
-        text = terminal_table(plan)
-        write_whole(rendered / "table_1.txt", text + "\n")
-    if not quiet:
-        typer.echo(text)
+    typer.echo(time_table(plan, table, load_launch(plan.root)))
 
 
 @app.command()
-def show(
-    table: Annotated[str | None, typer.Argument(help="such as table_2; without it: all tables, a line each")] = None,
+def report(
+    scope: Annotated[str, typer.Option(help="main (Table I's default rows), all (the paper's tables) or fidelity")] = "all",
+    out: Annotated[Path | None, typer.Option(help="folder to write; default: results/<scale>/report/<scope>")] = None,
     scale: ScaleOption = "sample",
+    quiet: Annotated[bool, typer.Option(help="do not print Table I")] = False,
 ) -> None:
-    """Show what is planned: tables, or the rows of one with ids, state and changed parameters."""
-    from fgaseg.show import show_plan, show_table
+    """Render tables, figures and report.html from the trainings and evaluations that exist."""
+    from typing import get_args
+
+    from fgaseg.files import complete_files
+    from fgaseg.plan import Scope
+    from fgaseg.reporting.figures import write_figures
+    from fgaseg.reporting.page import write_page
+    from fgaseg.reporting.tables import write_tables
+
+    if scope not in get_args(Scope):
+        raise UserError(f"--scope: '{scope}' is unknown; choose {', '.join(get_args(Scope))}")
+    chosen: Scope = scope  # type: ignore[assignment]
+    plan = _plan(scale)
+    folder = out or plan.paths.report / scope
+    with complete_files(folder) as rendered:
+        tables = write_tables(plan, chosen, rendered)
+        figures = write_figures(plan, chosen, rendered)
+        write_page(plan, chosen, tables, figures, rendered)
+    text = folder / "table_1.txt"
+    if not quiet and scope != "fidelity":
+        typer.echo(text.read_text(encoding="utf-8").rstrip("\n"))
+
+
+@app.command()
+def track(scale: ScaleOption = "sample") -> None:
+    """Bring MLflow up to all runs, evaluations and reports that exist; what is there already stays."""
+    from fgaseg.params import load_launch
+    from fgaseg.tracking import deliver, tracking_uri
 
     plan = _plan(scale)
-    typer.echo(show_plan(plan) if table is None else show_table(plan, table))
+    launch = load_launch(plan.root)
+    if deliver(plan, launch):
+        uri = tracking_uri(plan, launch)
+        typer.echo(f"tracked; look at {uri}" if launch.tracking_uri else f"tracked; mlflow ui --backend-store-uri {uri}")
+
+
+@app.command("show")
+def show_command(
+    what: Annotated[str | None, typer.Argument(help="a table such as table_2, or a run's or evaluation's id")] = None,
+    row: Annotated[int | None, typer.Argument(help="number of a row of the table")] = None,
+    scale: ScaleOption = "sample",
+) -> None:
+    """Show all tables; the rows of one; or all about one row: ids, parameters, state, scores, what made it."""
+    from fgaseg.show import show
+
+    typer.echo(show(_plan(scale), what, row))
 
 
 @app.command()

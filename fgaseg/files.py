@@ -1,19 +1,23 @@
 """Files and folders that are either complete or absent."""
 
 import errno
+import fcntl
 import io
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fgaseg.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -43,17 +47,48 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def _locked(lock: Path, path: Path) -> BinaryIO:
+    """The open and locked file `lock`; waits while another process holds it."""
+    while True:
+        with writing(lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("%s: another process is making it; waiting until it ends", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if lock.exists() and lock.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return file
+        file.close()  # the holder has removed the file that was waited for
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Only one process at a time makes `path`; a second one waits, and says so.
+
+    A workflow that was killed may leave a job behind that is still at work when the same job is started again.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with _locked(lock, path):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
 @contextmanager
 def _scratch(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` that is gone afterwards, whatever happens."""
+    """Yield an empty folder beside `path`, for this process alone, that is gone afterwards, whatever happens."""
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with writing(path):
+    with exclusive(path):
+        try:
+            with writing(path):
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+            yield temporary
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -69,12 +104,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def complete_files(folder: Path) -> Iterator[Path]:
-    """Yield a new folder; its files join those of `folder` when the block ends well, none of them does otherwise."""
+    """Yield a new folder; what it holds joins `folder` when the block ends well, nothing does otherwise.
+
+    A file or folder takes the place of the one of the same name, a folder whole.
+    """
     with _scratch(folder) as temporary:
         yield temporary
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for path in temporary.iterdir():
+                if path.is_dir() and (folder / path.name).is_dir():
+                    shutil.rmtree(folder / path.name)
                 os.replace(path, folder / path.name)
 
 

@@ -24,6 +24,11 @@ class Paths:
         """The MLflow store of this scale where no server is named."""
         return self.results / "mlflow.db"
 
+    @property
+    def artifacts(self) -> Path:
+        """The files of that store's runs."""
+        return self.results / "mlartifacts"
+
     def dataset(self, name: str) -> Path:
         """A prepared dataset: index.csv, classes.json, labels/."""
         return self.results / "data" / name
@@ -35,6 +40,10 @@ class Paths:
     def run(self, run_id: str) -> Path:
         """A training: params.json, metrics.jsonl, checkpoints/, model.pt."""
         return self.results / "runs" / run_id
+
+    def timing(self, table: str) -> Path:
+        """Times per image of a table's rows."""
+        return self.results / "timings" / f"{table}.json"
 
     def evaluation(self, eval_id: str) -> Path:
         """An evaluation: evaluation.json, counts.npz, panels/."""

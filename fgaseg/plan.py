@@ -1,69 +1,26 @@
 """The plan: every row of every table, the trainings and evaluations that they need, and their identities.
 
-A training is identified by a hash of all that decides its weights, an evaluation by a hash of that and of its own
-parameters. A row that recurs in several tables is therefore trained once.
+A row that recurs in several tables has the same identity in all of them and is therefore trained once.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fgaseg.errors import UserError
+from fgaseg.identity import Method, data_digest, eval_id, run_id
 from fgaseg.params import Resolver, read_yaml
 from fgaseg.paths import Paths
 from fgaseg.schema import Params, Scale
 
-Method = Literal["fgaseg", "dense_clip"]
+Target = Literal["all", "fidelity"]
+Scope = Literal["main", "all", "fidelity"]
 State = Literal["done", "running", "missing"]
 
-_ROW_KEYS = {"label", "method", "set", "published", "published_ms"}
-_TABLE_KEYS = {"title", "caption", "others", "rows"}
-
-
-def _short_hash(content: Mapping[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def data_digest(root: Path, data_root: str) -> str:
-    """The digest that DVC recorded for the raw data at `data_root`, or "untracked".
-
-    Read from `data.dvc` at the project's root: known before the data are there, so that a plan needs no data.
-    """
-    path = root / "data.dvc"
-    if path.exists():
-        try:
-            digests = {Path(out["path"]): str(out["md5"]) for out in read_yaml(path)["outs"]}
-        except (KeyError, TypeError):
-            raise UserError(f"{path}: not a file of DVC: outs with path and md5 are expected; restore it from git") from None
-        return digests.get(Path(data_root), "untracked")
-    return "untracked"
-
-
-def run_id(params: Params, digest: str) -> str:
-    """Identity of a training: all that decides its weights, and nothing else."""
-    p = params.model_dump(mode="json")
-    vlm = {k: v for k, v in p["vlm"].items() if k not in ("backbone", "label")}
-    data = {k: p["data"][k] for k in ("train", "train_classes")}
-    training = {k: v for k, v in p["training"].items() if k != "validate_every"}
-    parts = {"vlm": vlm, "model": p["model"], "training": training, "data": data}
-    return _short_hash(parts | {"digest": digest, "revision": params.revision.training})
-
-
-def eval_id(params: Params, method: Method, digest: str) -> str:
-    """Identity of an evaluation: the training (or the untrained CLIP) and how it is scored."""
-    p = params.model_dump(mode="json")
-    if method == "fgaseg":
-        subject: Any = run_id(params, digest)
-    else:
-        subject = {k: p["vlm"][k] for k in ("architecture", "pretrained", "image_size", "dense_residual", "prompts")}
-    scoring = {k: v for k, v in p["evaluation"].items() if k != "panels"}
-    parts = {"subject": subject, "method": method, "evaluation": scoring, "benchmarks": p["data"]["benchmarks"]}
-    return _short_hash(parts | {"digest": digest, "revision": params.revision.evaluation})
+_ROW_KEYS = {"label", "method", "set", "seeds", "reference", "published", "published_ms"}
+_TABLE_KEYS = {"title", "caption", "target", "reference", "others", "rows"}
 
 
 def _numbers(row: Mapping[str, Any], key: str, count: int, where: str) -> tuple[float | None, ...]:
@@ -76,6 +33,16 @@ def _numbers(row: Mapping[str, Any], key: str, count: int, where: str) -> tuple[
     return tuple(numbers)
 
 
+def _whole(content: Mapping[str, Any], key: str, where: str, most: int | None = None) -> int | None:
+    """A whole number of at least 1 (and at most `most`), None where `key` is not there."""
+    if key not in content:
+        return None
+    number = content[key]
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1 or (most and number > most):
+        raise UserError(f"{where}: {key}: a whole number from 1{f' to {most}' if most else ' on'} is expected, got {number!r}")
+    return number
+
+
 def _find(wanted: str, ids: list[str], what: str) -> str:
     matches = [i for i in ids if wanted and i.startswith(wanted)]
     if len(matches) != 1:
@@ -85,8 +52,21 @@ def _find(wanted: str, ids: list[str], what: str) -> str:
 
 
 @dataclass(frozen=True)
+class Replica:
+    """A row with one of its seeds: a training (none for the untrained CLIP) and its evaluation."""
+
+    params: Params
+    run_id: str | None
+    eval_id: str
+
+
+@dataclass(frozen=True)
 class Row:
-    """One measured row of a table. `published` follows the benchmarks' order, None where the paper has no number."""
+    """One measured row of a table. `published` follows the benchmarks' order, None where the paper has no number.
+
+    `params`, `run_id` and `eval_id` are those of the first of `replicas`; the i-th has training.seed + i. `reference` is
+    the number of the row in the same table that differences are taken against; `Plan.reference` knows the default.
+    """
 
     table: str
     number: int
@@ -95,13 +75,27 @@ class Row:
     params: Params
     run_id: str | None
     eval_id: str
+    replicas: tuple[Replica, ...]
+    reference: int | None = None
     published: tuple[float | None, ...] = ()
     published_ms: tuple[float | None, ...] = ()
 
     @property
+    def description(self) -> str:
+        """The label in one line."""
+        return ", ".join(f"{k}: {v}" for k, v in self.label.items())
+
+    @property
     def name(self) -> str:
         """How people refer to the row."""
-        return f"{self.table}, row {self.number} ({', '.join(f'{k}: {v}' for k, v in self.label.items())})"
+        return f"{self.table}, row {self.number} ({self.description})"
+
+    @property
+    def single(self) -> "list[Row]":
+        """The row once for each of its seeds, those after the first with the seed in their labels."""
+        rows = [replace(self, params=r.params, run_id=r.run_id, eval_id=r.eval_id, replicas=(r,)) for r in self.replicas]
+        others = (replace(row, label=row.label | {"seed": str(row.params.training.seed)}) for row in rows[1:])
+        return [rows[0], *others]
 
 
 @dataclass(frozen=True)
@@ -112,6 +106,7 @@ class Table:
     title: str
     caption: str
     rows: tuple[Row, ...]
+    target: Target = "all"
     others: tuple[dict[str, Any], ...] = field(default=())
 
 
@@ -126,7 +121,9 @@ class Plan:
         self._resolver = Resolver(root, scale)
         self.default = self._resolver.default
         self.digest = data_digest(root, self.default.data.root)
-        files = sorted((root / "params" / "tables").glob("*.yaml"))
+        files = sorted(
+            (root / "params" / "tables").glob("*.yaml"), key=lambda path: (not path.stem.startswith("table_"), path.stem)
+        )
         self.tables = {path.stem: self._table(path) for path in files}
 
     def _table(self, path: Path) -> Table:
@@ -138,11 +135,15 @@ class Plan:
                 raise UserError(f"{path}: {key} is missing: give the table's {key} as text")
         if not isinstance(content.get("rows"), list) or not content["rows"]:
             raise UserError(f"{path}: rows is missing or empty: a table needs a list of at least one row")
-        rows = tuple(self._row(path, i, row) for i, row in enumerate(content["rows"], 1))
+        target = content.get("target", "all")
+        if target not in get_args(Target):
+            raise UserError(f"{path}: target: '{target}' is unknown; choose {' or '.join(get_args(Target))}")
+        reference = _whole(content, "reference", str(path), len(content["rows"]))
+        rows = tuple(self._row(path, i, row, len(content["rows"]), reference) for i, row in enumerate(content["rows"], 1))
         others = tuple(content.get("others", ()))
-        return Table(path.stem, content["title"], content["caption"], rows, others)
+        return Table(path.stem, content["title"], content["caption"], rows, target, others)
 
-    def _row(self, path: Path, number: int, row: dict[str, Any]) -> Row:
+    def _row(self, path: Path, number: int, row: dict[str, Any], rows: int, reference: int | None) -> Row:
         where = f"{path}, row {number}"
         if not isinstance(row, dict):
             raise UserError(f"{where}: a mapping is expected, such as {{label: {{layers: '2'}}, set: {{...}}}}")
@@ -154,7 +155,15 @@ class Plan:
         method = row.get("method", "fgaseg")
         if method not in get_args(Method):
             raise UserError(f"{where}: method: '{method}' is unknown; choose fgaseg or dense_clip")
+        seeds = _whole(row, "seeds", where) or 1
+        if method == "dense_clip" and seeds > 1:
+            raise UserError(
+                f"{where}: seeds: {seeds}, but dense_clip is not trained and every seed gives the same; leave it out"
+            )
         params = self._resolver.resolve(row.get("set", {}), where)
+        if params.data.benchmarks != self.default.data.benchmarks:
+            raise UserError(f"{where}: data.benchmarks: all rows are scored on the same benchmarks; change them in base.yaml")
+        replicas = tuple(self._replica(params, method, i) for i in range(seeds))
         count = len(params.data.benchmarks)
         return Row(
             table=path.stem,
@@ -162,33 +171,72 @@ class Plan:
             label={k: str(v) for k, v in label.items()},
             method=method,
             params=params,
-            run_id=run_id(params, self.digest) if method == "fgaseg" else None,
-            eval_id=eval_id(params, method, self.digest),
+            run_id=replicas[0].run_id,
+            eval_id=replicas[0].eval_id,
+            replicas=replicas,
+            reference=_whole(row, "reference", where, rows) or reference,
             published=_numbers(row, "published", count, where),
             published_ms=_numbers(row, "published_ms", count, where),
         )
+
+    def _replica(self, params: Params, method: Method, i: int) -> Replica:
+        if i:
+            training = params.training.model_copy(update={"seed": params.training.seed + i})
+            params = params.model_copy(update={"training": training})
+        run = run_id(params, self.digest) if method == "fgaseg" else None
+        return Replica(params, run, eval_id(params, method, self.digest))
 
     @property
     def rows(self) -> list[Row]:
         return [row for table in self.tables.values() for row in table.rows]
 
+    def tables_of(self, scope: Scope) -> list[Table]:
+        """The tables that a report of this scope shows."""
+        if scope == "main":
+            return [self.tables["table_1"]]
+        return [table for table in self.tables.values() if table.target == scope]
+
+    def evaluations_of(self, scope: Scope) -> dict[str, Row]:
+        """The distinct evaluations that a report of this scope shows or takes differences against, by id."""
+        shown = self.main_rows if scope == "main" else [row for table in self.tables_of(scope) for row in table.rows]
+        references = [] if scope == "main" else [self.reference(row) for row in shown if row.method == "fgaseg"]
+        found: dict[str, Row] = {}
+        for row in (*shown, *references):
+            for single in row.single:
+                found.setdefault(single.eval_id, single)
+        return found
+
     @cached_property
     def runs(self) -> dict[str, Params]:
         """The distinct trainings, by id."""
-        return {row.run_id: row.params for row in self.rows if row.run_id}
+        return {replica.run_id: replica.params for row in self.rows for replica in row.replicas if replica.run_id}
 
     @cached_property
     def evaluations(self) -> dict[str, Row]:
         """The distinct evaluations, by id; of rows that share one, the first."""
         found: dict[str, Row] = {}
-        for row in self.rows:
-            found.setdefault(row.eval_id, row)
+        for single in (single for row in self.rows for single in row.single):
+            found.setdefault(single.eval_id, single)
         return found
+
+    def is_default(self, row: Row) -> bool:
+        """Whether the row is the default model, evaluated in the default way."""
+        return row.eval_id == eval_id(self.default, "fgaseg", self.digest)
 
     @property
     def default_row(self) -> Row:
         """The row of Table I that holds the default model."""
         return next(row for row in self.rows if row.run_id == run_id(self.default, self.digest))
+
+    def reference(self, row: Row) -> Row:
+        """The row that differences of `row` are taken against: the named one, or else the default model's.
+
+        The default model is looked for in the row's own table first, then in Table I.
+        """
+        rows = self.tables[row.table].rows
+        if row.reference:
+            return rows[row.reference - 1]
+        return next((other for other in rows if self.is_default(other)), self.default_row)
 
     @property
     def main_rows(self) -> list[Row]:
@@ -201,6 +249,11 @@ class Plan:
         """The backbones that rows use, each with the parameters of a row that uses it."""
         return {row.params.vlm.backbone: row.params for row in reversed(self.rows)}
 
+    def rows_with(self, wanted: str) -> list[Row]:
+        """All rows, once for each seed, whose run or evaluation id starts with `wanted`."""
+        singles = [single for row in self.rows for single in row.single]
+        return [row for row in singles if wanted and any(i and i.startswith(wanted) for i in (row.run_id, row.eval_id))]
+
     def find_run(self, wanted: str) -> str:
         """The run id that starts with `wanted`."""
         return _find(wanted, list(self.runs), "run")
@@ -209,10 +262,11 @@ class Plan:
         """The row (of several, the first) whose evaluation id starts with `wanted`."""
         return self.evaluations[_find(wanted, list(self.evaluations), "evaluation")]
 
-    def state(self, row: Row) -> State:
-        """How far a row is: done when it is evaluated, running when its training has begun."""
-        if (self.paths.evaluation(row.eval_id) / "evaluation.json").exists():
+    def state(self, row: Row | Replica) -> State:
+        """How far a row is: done when all its seeds are evaluated, running when a training has begun."""
+        replicas = row.replicas if isinstance(row, Row) else (row,)
+        if all((self.paths.evaluation(replica.eval_id) / "evaluation.json").exists() for replica in replicas):
             return "done"
-        if row.run_id and (self.paths.run(row.run_id) / "metrics.jsonl").exists():
+        if any(replica.run_id and (self.paths.run(replica.run_id) / "metrics.jsonl").exists() for replica in replicas):
             return "running"
         return "missing"

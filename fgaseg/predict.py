@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from fgaseg.data.raw.base import load_image
 from fgaseg.errors import UserError
+from fgaseg.evaluation.benchmark import segment
 from fgaseg.evaluation.segmenter import FGAsegSegmenter
-from fgaseg.evaluation.sliding import label_map, merge, views
 from fgaseg.files import write_json, write_whole
 from fgaseg.loading import load_model
 from fgaseg.plan import Plan
@@ -126,9 +126,7 @@ def predict_file(plan: Plan, photo: Path, classes: str, out: Path, run: str | No
     model = load_model(plan.paths, params, plan.paths.run(chosen) / "model.safetensors").to(device)
     segmenter = FGAsegSegmenter(model, params.vlm.architecture, params.vlm.prompts, params.training.loss)
     segmenter.set_vocabulary(names)
-    scores = merge(segmenter.scores(views(image, params.evaluation).to(device)), params.evaluation)
-    chunk = max(1, min(32, _SCORES // (image.height * image.width)))
-    labels = label_map(scores, image.height, image.width, chunk).cpu().numpy()
+    labels = segment(segmenter, image, params.evaluation, max(1, min(32, _SCORES // (image.height * image.width))))
 
     pixels = np.bincount(labels.ravel(), minlength=len(names))
     shares = [float(p) / labels.size for p in pixels]

@@ -1,11 +1,16 @@
 """Where a result comes from: code, data, packages."""
 
+import hashlib
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from fgaseg.plan import Plan
 
+_DECISIVE = ("model", "data", "training", "evaluation", "loading.py")
+_SOURCES = (".py", ".csv", ".txt", ".json")
 _PACKAGES = ("fgaseg", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "Pillow")
 
 
@@ -16,6 +21,17 @@ def git_commit(plan: Plan) -> str:
     return done.stdout.strip() or "unknown"
 
 
+@cache
+def code_fingerprint(package: Path = Path(__file__).parent) -> str:
+    """A short hash of the sources in `package` that decide weights and scores: it tells apart what one commit cannot."""
+    paths = [path for name in _DECISIVE for path in (package / name, *(package / name).rglob("*"))]
+    digest = hashlib.sha256()
+    for path in sorted(path for path in paths if path.suffix in _SOURCES):
+        digest.update(f"{path.relative_to(package).as_posix()}\n{path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -24,10 +40,11 @@ def _version(package: str) -> str:
 
 
 def provenance(plan: Plan) -> dict[str, Any]:
-    """Git commit, data digest, revisions and package versions, as results record them."""
+    """Git commit, fingerprint of the code, data digest, revisions and package versions, as results record them."""
     return {
         "provenance": {
             "git_commit": git_commit(plan),
+            "code": code_fingerprint(),
             "data_digest": plan.digest,
             "revision": plan.default.revision.model_dump(),
             "packages": {name: _version(name) for name in _PACKAGES},

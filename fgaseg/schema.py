@@ -90,6 +90,7 @@ class Decoder(_Frozen):
     lcs_channels: Positive
     fast: bool
     aux_weight: Fraction
+    aux_weighting: Literal["all", "first"]
 
 
 class Model(_Frozen):
@@ -165,6 +166,14 @@ class Params(_Frozen):
         return self
 
 
+class Timing(_Frozen):
+    """How times per image are measured."""
+
+    images: Positive
+    warm_up: Annotated[int, Field(ge=0)]
+    repeats: Positive
+
+
 class Launch(_Frozen):
     """How and where things run: never part of a run's identity."""
 
@@ -172,4 +181,5 @@ class Launch(_Frozen):
     workers: Annotated[int, Field(ge=0)]
     checkpoint_seconds: dict[Scale, Fraction]
     log_every: Positive
+    timing: Timing
     tracking_uri: str | None

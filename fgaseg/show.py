@@ -1,25 +1,39 @@
-"""Text for `fgaseg show`: the plan, and the rows of a table."""
+"""Text for `fgaseg show`: the plan, the rows of a table, and all about one row."""
 
 from typing import Any
 
+import yaml
+
 from fgaseg.errors import UserError
+from fgaseg.identity import changes
 from fgaseg.plan import Plan, Row
+from fgaseg.reporting.results import Provenance, Result
+from fgaseg.reporting.scores import MEAN, Scores
 from fgaseg.schema import Params
 
 
-def changes(default: Params, params: Params) -> dict[str, Any]:
-    """The dotted keys in which `params` differs from `default`, with their values."""
+def show(plan: Plan, what: str | None = None, number: int | None = None) -> str:
+    """All tables; the rows of the table `what`, or its row `number`; or the row that a run's or evaluation's id belongs to."""
+    if what is None:
+        return show_plan(plan)
+    if what in plan.tables:
+        return show_table(plan, what) if number is None else show_row(plan, _row(plan, what, number).single)
+    rows = plan.rows_with(what)
+    if number is not None or not rows:
+        known = f"params/tables has {', '.join(plan.tables)}"
+        raise UserError(f"'{what}' is no table, and no planned run or evaluation has this id; {known}")
+    if len({row.run_id for row in rows}) > 1 and len({row.eval_id for row in rows}) > 1:
+        ids = sorted({i for row in rows for i in (row.run_id, row.eval_id) if i and i.startswith(what)})
+        raise UserError(f"'{what}' fits several ids: {', '.join(ids)}; give more of it")
+    found = {row.eval_id: row for row in reversed(rows)}
+    return "\n\n".join(show_row(plan, [row]) for row in reversed(found.values()))
 
-    def walk(a: dict[str, Any], b: dict[str, Any], prefix: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in b.items():
-            if isinstance(value, dict):
-                found |= walk(a[key], value, f"{prefix}{key}.")
-            elif a[key] != value:
-                found[f"{prefix}{key}"] = value
-        return found
 
-    return walk(default.model_dump(mode="json"), params.model_dump(mode="json"), "")
+def _row(plan: Plan, table: str, number: int) -> Row:
+    rows = plan.tables[table].rows
+    if not 1 <= number <= len(rows):
+        raise UserError(f"{table}: row {number} is not there; it has rows 1 to {len(rows)}")
+    return rows[number - 1]
 
 
 def show_plan(plan: Plan) -> str:
@@ -29,24 +43,94 @@ def show_plan(plan: Plan) -> str:
     for table in plan.tables.values():
         states = [plan.state(row) for row in table.rows]
         lines.append(f"{table.key:10} {len(states):>4} {states.count('done'):>4}  {table.title}")
+    needed = plan.evaluations_of("all").values()
+    papers = f"{len({row.run_id for row in needed if row.run_id})} trainings, {len(needed)} evaluations"
     lines.append("")
     lines.append(f"{plan.scale} scale: {len(plan.runs)} trainings ({done} done), {len(plan.evaluations)} evaluations")
+    lines.append(f"target `all` alone: {papers}")
     lines.append(f"data: {plan.digest}")
     return "\n".join(lines)
 
 
 def _row_lines(plan: Plan, row: Row) -> list[str]:
-    label = ", ".join(f"{k}: {v}" for k, v in row.label.items())
-    head = f"{row.number:>3}  {row.run_id or '-':12}  {row.eval_id:12}  {plan.state(row):7}  {label}"
-    return [head, *(f"{'':43}{key} = {value}" for key, value in changes(plan.default, row.params).items())]
+    lines = [f"{row.number:>3}  {row.run_id or '-':12}  {row.eval_id:12}  {plan.state(row.replicas[0]):7}  {row.description}"]
+    for replica in row.replicas[1:]:
+        seed = f"seed {replica.params.training.seed}"
+        lines.append(f"{'':3}  {replica.run_id or '-':12}  {replica.eval_id:12}  {plan.state(replica):7}  {seed}")
+    return [*lines, *(f"{'':43}{key} = {value}" for key, value in changes(plan.default, row.params).items())]
 
 
 def show_table(plan: Plan, key: str) -> str:
     """The rows of a table: number, run id, evaluation id, state, label, and each parameter that is not the default."""
-    if key not in plan.tables:
-        raise UserError(f"table '{key}' is unknown; params/tables has {', '.join(plan.tables)}")
     table = plan.tables[key]
-    lines = [table.title, f"{'row':>3}  {'run':12}  {'evaluation':12}  {'state':7}  label"]
+    lines = [table.title, f"{'row':>3}  {'run':14}  {'evaluation':12}  {'state':7}  label"]
     for row in table.rows:
         lines += _row_lines(plan, row)
     return "\n".join(lines)
+
+
+def _origin(name: str, origin: Provenance) -> list[str]:
+    packages = ", ".join(f"{package} {version}" for package, version in origin.packages.items())
+    revision = f"training {origin.revision.training}, evaluation {origin.revision.evaluation}"
+    facts = {"commit": origin.git_commit, "code": origin.code, "data": origin.data_digest}
+    facts |= {"revision": revision, "packages": packages}
+    return [f"  {name + ' by' if key == 'commit' else '':14}{key:9} {value}" for key, value in facts.items()]
+
+
+def _result_lines(scores: Scores, row: Row, result: Result) -> list[str]:
+    evaluation = result.evaluation
+    lines = _origin("trained", evaluation.training) if evaluation.training else []
+    lines += _origin("evaluated", evaluation.provenance)
+    found = {name: scores.score(row, name) for name in (*row.params.data.benchmarks, MEAN)}
+    values = ", ".join(f"{name} {100 * score.value:.1f}" for name, score in found.items() if score)
+    return [*lines, f"  {'mIoU':14}{values}"]
+
+
+def _single_lines(plan: Plan, scores: Scores, row: Row) -> list[str]:
+    lines = [f"seed {row.params.training.seed}: {plan.state(row)}"]
+    result = scores.result(row)
+    if result and result.stale:
+        lines[0] += f"; stale, of another revision or other data: {result.folder.relative_to(plan.root)}"
+    elif "other_code" in scores.notes(row):
+        lines[0] += "; made by other code than the default row, same revision"
+    if row.run_id:
+        lines.append(f"  {'run':14}{row.run_id:14}{plan.paths.run(row.run_id).relative_to(plan.root)}")
+    lines.append(f"  {'evaluation':14}{row.eval_id:14}{plan.paths.evaluation(row.eval_id).relative_to(plan.root)}")
+    return lines + (_result_lines(scores, row, result) if result else [])
+
+
+def _parameters(params: Params, changed: dict[str, Any]) -> str:
+    """All parameters as YAML; a comment marks those that `changed` has, with the default's value."""
+
+    def walk(tree: dict[str, Any], prefix: str, indent: str) -> list[str]:
+        lines = []
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                lines += [f"{indent}{key}:", *walk(value, f"{prefix}{key}.", f"{indent}  ")]
+                continue
+            line = f"{indent}{key}: {_inline(value)}"
+            default = changed.get(f"{prefix}{key}", params)
+            lines.append(line if default is params else f"{line}  # changed, default: {_inline(default)}")
+        return lines
+
+    return "\n".join(walk(params.model_dump(mode="json"), "", "  "))
+
+
+def _inline(value: Any) -> str:
+    return yaml.safe_dump([value], default_flow_style=True, width=1_000_000).strip()[1:-1]
+
+
+def show_row(plan: Plan, singles: list[Row]) -> str:
+    """All about the seeds of one row: what shares it, ids, paths, state, origin, scores and parameters."""
+    row, scores = singles[0], Scores(plan)
+    lines = [f"{plan.tables[row.table].title}, row {row.number}: {row.description}"]
+    for name, key, ids in (("training", "run_id", row.run_id), ("evaluation", "eval_id", row.eval_id)):
+        others = [other for other in plan.rows if ids in {getattr(replica, key) for replica in other.replicas}]
+        if ids:
+            lines.append(f"rows of this {name}: " + "; ".join(other.name for other in others))
+    if row.method == "fgaseg":
+        lines.append(f"differences are taken against: {plan.reference(row).name}")
+    for single in singles:
+        lines += ["", *_single_lines(plan, scores, single)]
+    defaults = changes(row.params, plan.default)
+    return "\n".join([*lines, "", "parameters:", _parameters(row.params, defaults)])

@@ -67,9 +67,19 @@ def dense_last_block(weights: Weights, rows: Array, residual: str, activation: A
 
 
 def image_features(
-    weights: Weights, image: Array, heads: int, guidance_layers: Sequence[int], residual: str, activation: Activation
+    weights: Weights,
+    image: Array,
+    heads: int,
+    guidance_layers: Sequence[int],
+    residual: str,
+    activation: Activation,
+    prompts: Sequence[Array] | None = None,
 ) -> tuple[Array, list[Array]]:
-    """Section 1: an image (3, S, S) -> `F_v` (C, h, w) and the guidance features (width, h, w); weights of open_clip's CLIP."""
+    """Section 1: an image (3, S, S) -> `F_v` (C, h, w) and the guidance features (width, h, w); weights of open_clip's CLIP.
+
+    `prompts` are learnable tokens (N, width) for each block but the last, put between the class token and the patches
+    and taken out again after it.
+    """
     visual = part(weights, "visual")
     kernels = visual["conv1.weight"]
     patch = kernels.shape[-1]
@@ -83,7 +93,11 @@ def image_features(
     layers = 1 + max(int(name.split(".")[2]) for name in visual if name.startswith("transformer.resblocks."))
     guidance = []
     for layer in range(layers - 1):
+        if prompts is not None:
+            rows = np.concatenate([rows[:1], prompts[layer], rows[1:]])
         rows = clip_block(part(visual, f"transformer.resblocks.{layer}"), rows, heads, activation)
+        if prompts is not None:
+            rows = np.concatenate([rows[:1], rows[1 + len(prompts[layer]) :]])
         if layer in guidance_layers:
             guidance.append(rows[1:].T.reshape(-1, grid, grid))
     last = dense_last_block(part(visual, f"transformer.resblocks.{layers - 1}"), rows, residual, activation)

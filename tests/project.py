@@ -166,10 +166,9 @@ def write_project(root: Path) -> Project:
         shutil.copy(_REAL / file, root)
     project = Project(root)
     scale = "params/scale/sample.yaml"
-    project.edit(scale, "training.iterations: 300", f"training.iterations: {ITERATIONS}")
-    project.edit(
-        scale, "training.validate_every: 100", f"training.validate_every: {ITERATIONS}\n  evaluation.panels: {PICTURES}"
-    )
+    project.edit(scale, "training.iterations: 160", f"training.iterations: {ITERATIONS}")
+    project.edit(scale, "training.validate_every: 80", f"training.validate_every: {ITERATIONS}")
+    project.edit(scale, "evaluation.panels: 3", f"evaluation.panels: {PICTURES}")
     project.edit("params/launch.yaml", "sample: 20", "sample: 0")
     project.edit("params/launch.yaml", "log_every: 10", "log_every: 1")
     write_sample(root / "data" / "sample", counts=dict.fromkeys(MINIATURES, PICTURES) | {"coco-train": 8})

@@ -18,7 +18,7 @@ from torch import Tensor
 from fgaseg.data.prepared import Sample
 from fgaseg.errors import UserError
 from fgaseg.evaluation.benchmark import evaluate_samples, segment
-from fgaseg.evaluation.segmenter import DenseCLIPSegmenter, FGAsegSegmenter
+from fgaseg.evaluation.segmenter import DenseCLIPSegmenter, FGAsegSegmenter, Scores
 from fgaseg.model.clip import DenseCLIP
 from fgaseg.model.fgaseg import FGAseg
 from fgaseg.schema import Evaluation, Params
@@ -37,8 +37,8 @@ class BrightnessSegmenter:
     def set_vocabulary(self, names: Sequence[str]) -> None:
         pass
 
-    def scores(self, views: Tensor) -> Tensor:
-        return torch.nn.functional.avg_pool2d(views.double(), 2).softmax(1)
+    def scores(self, views: Tensor) -> Scores:
+        return Scores(torch.nn.functional.avg_pool2d(views.double(), 2).softmax(1), None)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_untrained_clip_scores_the_scaled_cosine(mini_clip: open_clip.CLIP) -> N
     expected = np.empty_like(cosine)
     for row, column in np.ndindex(32, 32):
         expected[:, row, column] = softmax((cosine[:, row, column] * float(clip.logit_scale.exp())).tolist())
-    np.testing.assert_allclose(segmenter.scores(images)[0].numpy(), expected, rtol=1e-10)
+    np.testing.assert_allclose(segmenter.scores(images).values[0].numpy(), expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["dense_clip", "fgaseg"])
@@ -144,5 +144,5 @@ def test_everything_that_enters_the_model_lies_on_its_device(
         setattr(model.clip, name, record)
     segmenter.set_vocabulary(["sky", "car"])
     with pytest.raises(NotImplementedError, match="meta tensor"):
-        segment(segmenter, samples[0], sample_params.evaluation)
+        segment(segmenter, samples[0].read_image(), sample_params.evaluation)
     assert entered == [torch.device("meta")] * 2

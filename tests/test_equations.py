@@ -1,35 +1,32 @@
 """Every module of `fgaseg.model` in double precision, with random weights, against the oracle's plain loops."""
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
-import open_clip
 import oracle
 import oracle_layers
 import oracle_training
 import pytest
 import torch
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from small import HEADS, SMALL, Residual, dense, random, small_clip, small_model
 from torch import Tensor
 from weights import arrays, perturb
 
 from fgaseg.model.aggregation import ClassAggregation, GuidedSwinBlock, Propagation, SpatialAggregation, shifted_window_mask
 from fgaseg.model.clip import DenseCLIP
 from fgaseg.model.decoder import Decoder, DecoderStage, GuidanceUpsampling
-from fgaseg.model.fgaseg import FGAseg, build
+from fgaseg.model.fast import Selection
 from fgaseg.model.p2tformer import P2Tformer, sinusoidal_position
 from fgaseg.model.supplementation import Fuse, Fusion, LocalSimilarity, MapEmbedding, Normalisation, global_similarity
 from fgaseg.model.t2p import T2PProjector
+from fgaseg.model.tuning import apply_tuning
 from fgaseg.schema import Params
 from fgaseg.training.trainer import losses
 
 pytestmark = pytest.mark.usefixtures("float64_default", "one_thread")
 
-Residual = Literal["class_token", "own"]
 ACTIVATIONS = {False: oracle_layers.gelu, True: oracle_layers.quick_gelu}
-HEADS = 2
 PROMPTS = [[18, 3, 7, 19, 0, 0, 0], [18, 5, 19, 0, 0, 0, 0], [18, 2, 9, 11, 4, 1, 19], [18, 8, 8, 19, 0, 0, 0]]
 """Four full-length prompts, padded with 0; the end token has the highest number."""
 
@@ -38,26 +35,9 @@ def assert_equal(actual: Tensor, expected: oracle_layers.Array) -> None:
     torch.testing.assert_close(actual.detach(), torch.from_numpy(np.asarray(expected)), rtol=1e-10, atol=1e-11)
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture(params=[False, True], ids=["gelu", "quick_gelu"])
 def activation(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
-
-
-def small_clip(quick_gelu: bool = False) -> open_clip.CLIP:
-    """Three vision layers on a 4 x 4 grid and two text layers, 8 channels, random weights."""
-    vision = CLIPVisionCfg(layers=3, width=8, head_width=4, patch_size=4, image_size=16)
-    text = CLIPTextCfg(context_length=7, vocab_size=20, width=8, heads=2, layers=2)
-    clip = open_clip.CLIP(8, vision, text, quick_gelu=quick_gelu)
-    perturb(clip, seed=1)
-    return clip
-
-
-def dense(clip: open_clip.CLIP, residual: Residual = "class_token") -> DenseCLIP:
-    return DenseCLIP(copy.deepcopy(clip), 16, (0, 1), residual)
 
 
 @pytest.mark.parametrize("residual", ["class_token", "own"])
@@ -78,6 +58,23 @@ def test_guidance_features() -> None:
     assert len(actual) == 2
     for ours, theirs in zip(actual, expected, strict=True):
         assert_equal(ours[0], theirs)
+
+
+@pytest.mark.parametrize("residual", ["class_token", "own"])
+def test_visual_prompts(residual: Residual) -> None:
+    """Section 1: tokens of its own beside those of each block but the last, replaced after it."""
+    clip, images = small_clip(), random(2, 3, 16, 16)
+    model = dense(clip, residual)
+    apply_tuning(model, "prompt-16")
+    assert model.visual_prompts is not None
+    assert model.visual_prompts.shape == (2, 16, 8)
+    model.visual_prompts.data = random(2, 16, 8, seed=3)
+    features, guidance = model.encode_image(images)
+    for i, image in enumerate(images.numpy()):
+        prompts = list(model.visual_prompts.detach().numpy())
+        expected = oracle.image_features(arrays(clip), image, HEADS, (0, 1), residual, oracle_layers.gelu, prompts)
+        for ours, theirs in zip((features, *guidance), (expected[0], *expected[1]), strict=True):
+            assert_equal(ours[i], theirs)
 
 
 def test_text_features(activation: bool) -> None:
@@ -274,41 +271,16 @@ def test_decoder(fusion: Fusion | None) -> None:
     perturb(module, seed=13)
     maps, local = random(1, 2, 5, 3, 2), random(1, 2, 5, 3, 2, seed=1)
     features = [random(1, 3, 3, 2, seed=2), random(1, 3, 3, 2, seed=3)]
-    actual = module(maps, None if fusion is None else local, features)
+    actual = module(maps, None if fusion is None else local, features, Selection(None, False, None))
     assert actual.shape == (1, 2, 12, 8)
     used = None if fusion is None else local[0].numpy()
     expected = oracle.decoder(arrays(module), maps[0].numpy(), used, [f[0].numpy() for f in features], fusion or "cat")
     assert_equal(actual[0], expected)
 
 
-SMALL = {
-    "vlm.dense_residual": "class_token",
-    "model.hidden_dim": 4,
-    "model.embedding_kernel": 3,
-    "model.p2tformer.heads": 2,
-    "model.propagation.window": 2,
-    "model.propagation.heads": 2,
-    "model.propagation.mlp_ratio": 2,
-    "model.propagation.guidance_dim": 3,
-    "model.decoder.channels": [4, 3],
-    "model.decoder.guidance_hidden": [3, 2],
-    "model.decoder.guidance_channels": [2, 1],
-    "model.decoder.lcs_channels": 3,
-}
-"""Parameters for a whole model that plain loops can follow."""
-
-
 @pytest.fixture
 def small_params(resolve: Callable[[Mapping[str, Any]], Params]) -> Callable[[Mapping[str, Any]], Params]:
     return lambda delta: resolve(SMALL | dict(delta))
-
-
-def small_model(clip: open_clip.CLIP, params: Params) -> FGAseg:
-    model = build(dense(clip, params.vlm.dense_residual), params)
-    for name, module in model.named_children():
-        if name != "clip":
-            perturb(module, seed=14)
-    return model
 
 
 VARIANTS = {

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fgaseg.plan import Plan, eval_id, run_id
+from fgaseg.errors import UserError
+from fgaseg.identity import eval_id, run_id
+from fgaseg.plan import Plan
+from fgaseg.provenance import code_fingerprint
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +37,100 @@ def test_45_trained_rows_need_37_trainings(plan: Plan) -> None:
     trained = [row for row in plan.rows if row.run_id and row.published and row.table != "table_6"]
     assert len(trained) == 45
     assert len({row.run_id for row in trained}) == 37
+
+
+def test_target_all_needs_exactly_the_papers_trainings_and_fidelity_its_own(plan: Plan) -> None:
+    paper, fidelity = plan.evaluations_of("all").values(), plan.evaluations_of("fidelity").values()
+    runs = {row.run_id for row in paper if row.run_id}
+    assert (len(runs), len(paper)) == (37, 44)
+    assert len({row.run_id for row in fidelity} - runs) == 6
+    assert plan.runs.keys() == runs | {row.run_id for row in fidelity}
+    assert plan.evaluations_of("main").keys() == {row.eval_id for row in plan.main_rows}
+
+
+def test_a_scope_shows_the_tables_of_its_target(plan: Plan) -> None:
+    assert [table.key for table in plan.tables_of("main")] == ["table_1"]
+    assert [table.key for table in plan.tables_of("fidelity")] == ["fidelity"]
+    papers = [f"table_{key}" for key in ("1", "2", "3a", "3b", "3c", "3d", "4a", "4b", "5", "6", "7")]
+    assert [table.key for table in plan.tables_of("all")] == papers
+
+
+def test_both_residuals_are_rows_of_fidelity_and_one_is_the_default(plan: Plan) -> None:
+    rows = {row.params.vlm.dense_residual: row for row in plan.tables["fidelity"].rows if "residual" in row.description}
+    assert rows.keys() == {"class_token", "own"}
+    assert [plan.is_default(row) for row in rows.values()].count(True) == 1
+
+
+def test_the_reference_is_the_default_model_unless_the_table_or_row_names_another(plan: Plan) -> None:
+    numbers = {key: [plan.reference(row).number for row in table.rows] for key, table in plan.tables.items()}
+    assert numbers["table_2"] == [4, 4, 4, 4]
+    assert numbers["table_3a"] == [1, 1]
+    assert numbers["table_6"] == [5] * 5
+    assert numbers["fidelity"] == [1] * 8 + [8]
+
+
+def test_a_table_without_the_default_model_refers_to_table_1(params_copy: Path) -> None:
+    edit(params_copy / "params" / "tables" / "table_3a.yaml", "reference: 1\n", "")
+    plan = Plan(params_copy, "sample")
+    assert plan.reference(plan.tables["table_3a"].rows[0]) == plan.default_row
+
+
+def test_seeds_add_trainings_that_differ_in_the_seed_alone(params_copy: Path) -> None:
+    before = Plan(params_copy, "sample")
+    edit(params_copy / "params" / "tables" / "table_4b.yaml", "normalisation: none}", "normalisation: none}\n    seeds: 3")
+    after = Plan(params_copy, "sample")
+    row = after.tables["table_4b"].rows[0]
+    assert (row.run_id, row.eval_id) == (before.tables["table_4b"].rows[0].run_id, before.tables["table_4b"].rows[0].eval_id)
+    assert (row.replicas[0].run_id, row.replicas[0].eval_id) == (row.run_id, row.eval_id)
+    assert [replica.params.training.seed for replica in row.replicas] == [0, 1, 2]
+    assert after.runs.keys() - before.runs.keys() == {replica.run_id for replica in row.replicas[1:]}
+    for replica in row.replicas:
+        assert run_id(replica.params, after.digest) == replica.run_id
+        found = after.evaluations[replica.eval_id]
+        assert (found.run_id, found.params) == (replica.run_id, replica.params)
+    assert "seed: 2" in after.evaluations[row.replicas[2].eval_id].name
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        (
+            "table_2",
+            "rows:",
+            "target: sometimes\nrows:",
+            "table_2.yaml: target: 'sometimes' is unknown; choose all or fidelity",
+        ),
+        ("table_4b", "set:", "seeds: 0\n    set:", "table_4b.yaml, row 1: seeds: a whole number from 1 on is expected, got 0"),
+        ("table_4b", "set:", "seeds: two\n    set:", "table_4b.yaml, row 1: seeds: .* got 'two'"),
+        ("table_1", "method: dense_clip", "method: dense_clip\n    seeds: 2", "table_1.yaml, row 1: seeds: 2, but dense_clip"),
+        ("table_4b", "set:", "reference: 3\n    set:", "table_4b.yaml, row 1: reference: a whole number from 1 to 2"),
+        ("table_3a", "reference: 1", "reference: null", "table_3a.yaml: reference: .* got None"),
+        ("table_4b", "{model.lcs", "{data.benchmarks: [a-150], model.lcs", "table_4b.yaml, row 1: data.benchmarks: all rows"),
+    ],
+)
+def test_mistakes_in_a_table_are_named_with_file_and_row(
+    params_copy: Path, file: str, old: str, new: str, message: str
+) -> None:
+    edit(params_copy / "params" / "tables" / f"{file}.yaml", old, new)
+    with pytest.raises(UserError, match=message):
+        Plan(params_copy, "sample")
+
+
+def test_the_fingerprint_of_the_code_changes_with_what_decides_results_alone(tmp_path: Path) -> None:
+    package = tmp_path / "fgaseg"
+    shutil.copytree(ROOT / "fgaseg", package)
+    before = code_fingerprint(package)
+    (package / "reporting" / "tables.py").write_text("")
+    (package / "model" / "notes.md").write_text("")
+    code_fingerprint.cache_clear()
+    assert code_fingerprint(package) == before == code_fingerprint()
+    for name in ("model/decoder.py", "loading.py", "data/classes/pas-20.csv"):
+        assert (package / name).exists()
+        (package / name).write_text("")
+        code_fingerprint.cache_clear()
+        changed = code_fingerprint(package)
+        assert changed != before
+        before = changed
 
 
 def test_table_6_is_five_evaluations_of_one_training_of_table_5(plan: Plan) -> None:

@@ -1,27 +1,23 @@
 """Tables and figures from evaluations on disk: every test writes real files and reads what the report made of them."""
 
-import csv
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from fabricated import confusion, origin, tidy, write_evaluation, write_main_rows
 
 from fgaseg.errors import UserError
 from fgaseg.files import write_whole
-from fgaseg.plan import Plan, Row, eval_id
+from fgaseg.identity import eval_id
+from fgaseg.plan import Plan
 from fgaseg.reporting.layout import DASH, MINUS
-from fgaseg.reporting.tables import terminal_table, write_table_1
+from fgaseg.reporting.tables import write_tables
 from fgaseg.schema import Revision
 
 PROJECT = Path(__file__).parents[1]
-NAMES = ["sky", "grass", "car", "sheep", "unused"]
-SEEN = [True, True, True, False, False]
-KINDS = ["stuff", "stuff", "thing", "thing", "thing"]
-IMAGES = 12
 
 
 @pytest.fixture
@@ -31,75 +27,8 @@ def plan(tmp_path: Path) -> Plan:
     return Plan(tmp_path, "sample")
 
 
-def confusion(errors: float, benchmark: int) -> np.ndarray:
-    """(images, class of the label, class of the prediction): pixels of made-up images; the labels do not depend on `errors`."""
-    labelled = np.random.default_rng(benchmark).integers(200, 900, (IMAGES, 4))
-    shares = np.random.default_rng([benchmark, 1]).uniform(0.2, 1.0, (IMAGES, 4)) * errors
-    result = np.zeros((IMAGES, 5, 5), np.int64)
-    for k in range(4):
-        wrong = (labelled[:, k] * shares[:, k]).astype(np.int64)
-        result[:, k, k], result[:, k, (k + 1) % 4] = labelled[:, k] - wrong, wrong
-    return result
-
-
-def write_evaluation(plan: Plan, row: Row, errors: float, **changes: Any) -> Path:
-    """An evaluation's folder as the evaluation writes it; `changes` replace keys of evaluation.json."""
-    folder = plan.paths.evaluation(changes.pop("folder", row.eval_id))
-    folder.mkdir(parents=True)
-    benchmarks: dict[str, Any] = {}
-    arrays: dict[str, Any] = {}
-    for i, benchmark in enumerate(row.params.data.benchmarks):
-        pixels = confusion(errors, i)
-        hit, predicted, labelled = np.diagonal(pixels, axis1=1, axis2=2), pixels.sum(1), pixels.sum(2)
-        image, cls = np.nonzero(predicted + labelled)
-        columns = {"image": image.astype(np.int32), "class": cls.astype(np.int32)}
-        columns |= {"intersection": hit[image, cls], "predicted": predicted[image, cls], "labelled": labelled[image, cls]}
-        arrays |= {f"{benchmark}/{key}": value for key, value in columns.items()}
-        iou = [
-            float(hit[:, k].sum() / (predicted + labelled - hit)[:, k].sum()) if labelled[:, k].any() else None
-            for k in range(5)
-        ]
-        known = [value for value in iou if value is not None]
-        described = zip(NAMES, iou, labelled.sum(0).tolist(), SEEN, KINDS, strict=True)
-        benchmarks[benchmark] = {
-            "images": IMAGES,
-            "miou": sum(known) / len(known),
-            "pixel_accuracy": float(hit.sum() / labelled.sum()),
-            "seconds_per_image": {"median": 0.1, "mean": 0.1},
-            "groups": {},
-            "classes": [{"name": n, "iou": v, "pixels": p, "seen": s, "kind": k} for n, v, p, s, k in described],
-        }
-    content = {
-        "eval_id": folder.name,
-        "run_id": row.run_id,
-        "method": row.method,
-        "scale": plan.scale,
-        "backbone": row.params.vlm.label,
-        "benchmarks": benchmarks,
-        "provenance": {
-            "git_commit": "0" * 40,
-            "data_digest": plan.digest,
-            "revision": row.params.revision.model_dump(),
-            "packages": {"numpy": np.__version__},
-        },
-    }
-    (folder / "evaluation.json").write_text(json.dumps(content | changes))
-    np.savez_compressed(folder / "counts.npz", **arrays)
-    return folder
-
-
-def write_main_rows(plan: Plan) -> tuple[Path, Path]:
-    dense, ours = plan.main_rows
-    return write_evaluation(plan, dense, 0.8), write_evaluation(plan, ours, 0.4)
-
-
-def tidy(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_table_1_prints_the_papers_28_rows_in_its_order(plan: Plan, tmp_path: Path) -> None:
-    write_table_1(plan, tmp_path)
+    write_tables(plan, "main", tmp_path)
     text = (tmp_path / "table_1.md").read_text()
     published = text.split("**Published, paper scale**")[1].split("**Measured here")[0]
     rows = [line for line in published.splitlines() if line.startswith("|")][2:]
@@ -111,7 +40,7 @@ def test_table_1_prints_the_papers_28_rows_in_its_order(plan: Plan, tmp_path: Pa
 
 def test_measured_rows_stand_in_a_section_that_names_the_scale(plan: Plan, tmp_path: Path) -> None:
     write_main_rows(plan)
-    write_table_1(plan, tmp_path)
+    write_tables(plan, "main", tmp_path)
     for name in ("table_1.md", "table_1.tex", "table_1.html"):
         before, label, after = (
             (tmp_path / name)
@@ -126,7 +55,7 @@ def test_measured_rows_stand_in_a_section_that_names_the_scale(plan: Plan, tmp_p
 
 def test_measured_numbers_are_those_of_the_counts(plan: Plan, tmp_path: Path) -> None:
     write_main_rows(plan)
-    write_table_1(plan, tmp_path)
+    write_tables(plan, "main", tmp_path)
     lines = tidy(tmp_path / "table_1.csv")
     for i, benchmark in enumerate(plan.default.data.benchmarks):
         found = {
@@ -147,7 +76,7 @@ def test_measured_numbers_are_those_of_the_counts(plan: Plan, tmp_path: Path) ->
 
 def test_groups_average_their_own_classes(plan: Plan, tmp_path: Path) -> None:
     write_main_rows(plan)
-    write_table_1(plan, tmp_path)
+    write_tables(plan, "main", tmp_path)
     wanted = {"seen": [0, 1, 2], "unseen": [3], "stuff": [0, 1], "thing": [2, 3]}
     pixels = confusion(0.4, 0).sum(0)
     iou = [pixels[k, k] / (pixels[k].sum() + pixels[:, k].sum() - pixels[k, k]) for k in range(4)]
@@ -165,14 +94,14 @@ def test_groups_average_their_own_classes(plan: Plan, tmp_path: Path) -> None:
 
 def test_rows_that_are_not_measured_are_called_missing(plan: Plan, tmp_path: Path) -> None:
     write_evaluation(plan, plan.main_rows[0], 0.8)
-    write_table_1(plan, tmp_path)
+    write_tables(plan, "main", tmp_path)
     row = next(
         line for line in (tmp_path / "table_1.md").read_text().splitlines() if line.startswith("| **FGAseg** | **mini/12** |")
     )
     assert row.count("missing") == 6
     line = next(li for li in tidy(tmp_path / "table_1.csv") if li["method"] == "FGAseg" and li["scale"] == "sample")
     assert (line["miou"], line["source"]) == ("missing", "missing")
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["table_1"]
     assert metrics["a-847"]["fgaseg"] is None
     assert metrics["a-847"]["difference"] is None
     assert metrics["a-847"]["dense_clip"] > 0
@@ -182,14 +111,14 @@ def test_a_result_of_an_older_revision_is_shown_and_marked_stale(plan: Plan, tmp
     dense, ours = plan.main_rows
     old = Revision(training=0, evaluation=ours.params.revision.evaluation)
     older = ours.params.model_copy(update={"revision": old})
-    provenance = {"git_commit": "1" * 40, "data_digest": plan.digest, "revision": old.model_dump(), "packages": {}}
+    provenance = origin(plan, revision=old.model_dump())
     write_evaluation(plan, dense, 0.8)
-    write_evaluation(plan, ours, 0.4, folder=eval_id(older, "fgaseg", plan.digest), provenance=provenance)
-    write_table_1(plan, tmp_path)
+    write_evaluation(plan, ours, 0.4, folder=eval_id(older, "fgaseg", plan.digest), provenance=provenance, training=provenance)
+    write_tables(plan, "main", tmp_path)
     text = (tmp_path / "table_1.md").read_text()
     assert "| **FGAseg†** | **mini/12** |" in text
     assert "| Dense CLIP | mini/12 |" in text
-    assert "† Stale: evaluated at another revision" in text
+    assert "† Stale: trained or evaluated at another revision" in text
     lines = [line for line in tidy(tmp_path / "table_1.csv") if line["backbone"] == "mini/12"]
     assert {line["method"]: line["stale"] for line in lines} == {
         "dense CLIP": "no",
@@ -200,10 +129,10 @@ def test_a_result_of_an_older_revision_is_shown_and_marked_stale(plan: Plan, tmp
 
 def test_results_on_other_data_are_stale_and_are_not_subtracted(plan: Plan, tmp_path: Path) -> None:
     dense, ours = plan.main_rows
-    provenance = {"git_commit": "1" * 40, "data_digest": "other", "revision": ours.params.revision.model_dump(), "packages": {}}
+    provenance = origin(plan, data_digest="other")
     write_evaluation(plan, dense, 0.8)
     write_evaluation(plan, ours, 0.4, folder=eval_id(ours.params, "fgaseg", "other"), provenance=provenance)
-    write_table_1(plan, tmp_path)
+    write_tables(plan, "main", tmp_path)
     difference = next(
         line for line in (tmp_path / "table_1.md").read_text().splitlines() if line.startswith(f"| FGAseg {MINUS}")
     )
@@ -213,20 +142,20 @@ def test_results_on_other_data_are_stale_and_are_not_subtracted(plan: Plan, tmp_
 def test_an_evaluation_of_another_row_is_not_taken_for_a_stale_one(plan: Plan, tmp_path: Path) -> None:
     other = plan.tables["table_4a"].rows[0]
     write_evaluation(plan, other, 0.4)
-    write_table_1(plan, tmp_path)
+    write_tables(plan, "main", tmp_path)
     assert all(line["miou"] == "missing" for line in tidy(tmp_path / "table_1.csv") if line["scale"] == "sample")
 
 
 def test_no_footnote_without_a_stale_row(plan: Plan, tmp_path: Path) -> None:
     write_main_rows(plan)
-    write_table_1(plan, tmp_path)
+    write_tables(plan, "main", tmp_path)
     assert "Stale" not in (tmp_path / "table_1.md").read_text()
 
 
 def test_at_paper_scale_published_and_measured_numbers_meet(plan: Plan, tmp_path: Path) -> None:
     paper = Plan(plan.root, "paper")
     write_main_rows(paper)
-    write_table_1(paper, tmp_path)
+    write_tables(paper, "main", tmp_path)
     assert "**Measured here, paper scale**" in (tmp_path / "table_1.md").read_text()
     line = next(li for li in tidy(tmp_path / "table_1.csv") if li["method"] == "FGAseg" and li["run_id"])
     assert (line["backbone"], line["benchmark"], line["published"]) == ("ViT-B/16", "a-847", "12.0")
@@ -235,8 +164,8 @@ def test_at_paper_scale_published_and_measured_numbers_meet(plan: Plan, tmp_path
 
 def test_metrics_hold_percent_with_two_decimals(plan: Plan, tmp_path: Path) -> None:
     write_main_rows(plan)
-    write_table_1(plan, tmp_path)
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    write_tables(plan, "main", tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["table_1"]
     assert list(metrics) == [*plan.default.data.benchmarks, "mean"]
     for method in ("dense_clip", "fgaseg", "difference"):
         each = [metrics[benchmark][method] for benchmark in plan.default.data.benchmarks]
@@ -251,22 +180,22 @@ def test_two_runs_write_the_same_bytes(plan: Plan, tmp_path: Path) -> None:
     write_main_rows(plan)
     written = []
     for name in ("first", "second"):
-        write_table_1(plan, tmp_path / name)
+        write_tables(plan, "main", tmp_path / name)
         written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert written[0] == written[1]
-    assert set(written[0]) == {"table_1.md", "table_1.csv", "table_1.tex", "table_1.html", "metrics.json"}
+    assert set(written[0]) == {"table_1.md", "table_1.csv", "table_1.tex", "table_1.html", "table_1.txt", "metrics.json"}
 
 
 def test_the_page_asks_the_network_for_nothing(plan: Plan, tmp_path: Path) -> None:
     write_main_rows(plan)
-    write_table_1(plan, tmp_path)
+    write_tables(plan, "main", tmp_path)
     page = (tmp_path / "table_1.html").read_text()
     assert not any(word in page for word in ("http", "src=", "<link", "<script", "@import", "url("))
 
 
 def test_latex_has_no_bare_special_character(plan: Plan, tmp_path: Path) -> None:
     write_main_rows(plan)
-    write_table_1(plan, tmp_path)
+    write_tables(plan, "main", tmp_path)
     text = (tmp_path / "table_1.tex").read_text()
     assert text.isascii()
     assert r"95\%" in text
@@ -274,18 +203,20 @@ def test_latex_has_no_bare_special_character(plan: Plan, tmp_path: Path) -> None
     assert len([row for row in rows if row.count(" & ") == 8]) == 1 + 28
 
 
-def test_the_terminal_table_fits_100_columns_even_with_wide_numbers(plan: Plan) -> None:
+def test_the_terminal_table_fits_100_columns_even_with_wide_numbers(plan: Plan, tmp_path: Path) -> None:
     dense, ours = plan.main_rows
     write_evaluation(plan, dense, 0.1)
     write_evaluation(plan, ours, 0.9)
-    text = terminal_table(plan)
+    write_tables(plan, "all", tmp_path)
+    text = (tmp_path / "table_1.txt").read_text()
     assert max(map(len, text.splitlines())) <= 100
     assert all(part in text for part in ("mean, unseen", "95.2", MINUS))
 
 
-def test_published_numbers_stand_beside_measured_ones_only_with_their_label(plan: Plan) -> None:
+def test_published_numbers_stand_beside_measured_ones_only_with_their_label(plan: Plan, tmp_path: Path) -> None:
     write_main_rows(plan)
-    header = next(line for line in terminal_table(plan).splitlines() if line.startswith("mini/12 "))
+    write_tables(plan, "main", tmp_path)
+    header = next(line for line in (tmp_path / "table_1.txt").read_text().splitlines() if line.startswith("mini/12 "))
     assert header.endswith("paper (real data)")
 
 
@@ -308,7 +239,7 @@ def test_a_damaged_evaluation_is_named_and_nothing_is_written(
     _, ours = write_main_rows(plan)
     damage(ours)
     with pytest.raises(UserError) as error:
-        write_table_1(plan, tmp_path / "out")
+        write_tables(plan, "main", tmp_path / "out")
     assert f"{ours.name}/{message}" in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()

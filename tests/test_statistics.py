@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from fgaseg.errors import UserError
 from fgaseg.evaluation.statistics import (
+    SAMPLES,
+    Bootstrapped,
     Counts,
     bootstrap,
+    holm,
     load_counts,
-    mean_difference,
-    mean_miou,
+    mean_of,
     miou,
-    paired_difference,
+    require_same_truth,
     resamples,
 )
 
@@ -82,18 +85,22 @@ def test_every_resample_draws_as_many_images_as_there_are() -> None:
     assert np.concatenate(blocks).mean(0) == pytest.approx(np.ones(7), abs=0.15)
 
 
+def test_streams_of_one_seed_draw_differently() -> None:
+    assert drawn_images(20, 5, seed=0, stream=0) != drawn_images(20, 5, seed=0, stream=1)
+
+
 @pytest.mark.parametrize("level", [0.95, 0.5])
 def test_bootstrap_agrees_with_plain_loops(level: float) -> None:
     counts = make_counts(5, 0.4)
     expected = quantiles([plain_miou(counts, drawn) for drawn in drawn_images(5, 60, seed=7)], level)
-    assert bootstrap(counts, samples=60, seed=7, level=level) == pytest.approx(expected, abs=1e-12)
+    assert bootstrap(counts, samples=60, seed=7).estimate(level).interval == pytest.approx(expected, abs=1e-12)
 
 
 def test_paired_difference_scores_both_methods_on_the_same_resamples() -> None:
     a, b = make_counts(5, 0.2), make_counts(5, 0.5, seed=1)
     draws = drawn_images(5, 60, seed=2)
     expected = quantiles([plain_miou(a, drawn) - plain_miou(b, drawn) for drawn in draws], 0.95)
-    difference, interval = paired_difference(a, b, samples=60, seed=2)
+    difference, interval = (bootstrap(a, 60, seed=2) - bootstrap(b, 60, seed=2)).estimate()
     assert difference == pytest.approx(miou(a) - miou(b), abs=1e-12)
     assert interval == pytest.approx(expected, abs=1e-12)
 
@@ -104,7 +111,7 @@ def test_a_group_of_classes_is_resampled_with_all_images() -> None:
     expected = quantiles([plain_miou(counts, drawn, {1, 4}) for drawn in drawn_images(5, 60, seed=0)], 0.95)
     group = counts.restrict(mask)
     assert miou(group) == pytest.approx(plain_miou(counts, list(range(5)), {1, 4}), abs=1e-12)
-    assert bootstrap(group, samples=60) == pytest.approx(expected, abs=1e-12)
+    assert bootstrap(group, samples=60).estimate().interval == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_mean_resamples_each_benchmark_on_its_own() -> None:
@@ -114,7 +121,8 @@ def test_a_mean_resamples_each_benchmark_on_its_own() -> None:
         draws = drawn_images(a.images, 40, 5, stream)
         gains.append([plain_miou(a, drawn) - plain_miou(b, drawn) for drawn in draws])
     expected = quantiles([(x + y) / 2 for x, y in zip(*gains, strict=True)], 0.95)
-    value, interval = mean_difference(pairs, samples=40, seed=5)
+    gaps = [bootstrap(a, 40, 5, stream) - bootstrap(b, 40, 5, stream) for stream, (a, b) in enumerate(pairs)]
+    value, interval = mean_of(gaps).estimate()
     assert value == pytest.approx(sum(miou(a) - miou(b) for a, b in pairs) / 2, abs=1e-12)
     assert interval == pytest.approx(expected, abs=1e-12)
 
@@ -122,42 +130,111 @@ def test_a_mean_resamples_each_benchmark_on_its_own() -> None:
 def test_the_interval_holds_the_estimate_and_narrows_with_more_images() -> None:
     few, many = make_counts(12, 0.3), make_counts(120, 0.3)
     for counts in (few, many):
-        low, high = bootstrap(counts)
-        assert low < miou(counts) < high
-    assert np.diff(bootstrap(many))[0] < 0.6 * np.diff(bootstrap(few))[0]
+        value, (low, high) = bootstrap(counts).estimate()
+        assert low < value == miou(counts) < high
+    assert np.diff(bootstrap(many).estimate().interval)[0] < 0.6 * np.diff(bootstrap(few).estimate().interval)[0]
 
 
 def test_pairing_narrows_the_interval_of_a_difference() -> None:
     a, b = make_counts(30, 0.30), make_counts(30, 0.32)
-    _, paired = paired_difference(a, b)
-    low, high = bootstrap(a)
+    _, paired = (bootstrap(a) - bootstrap(b)).estimate()
+    _, (low, high) = bootstrap(a).estimate()
     assert paired.high - paired.low < high - low
 
 
 def test_equal_counts_differ_by_nothing() -> None:
     counts = make_counts(8, 0.3)
-    assert paired_difference(counts, counts) == (0.0, (0.0, 0.0))
+    nothing = bootstrap(counts) - bootstrap(counts)
+    assert nothing.estimate() == (0.0, (0.0, 0.0))
+    assert nothing.p_value() == 1.0
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_does_not() -> None:
     counts = make_counts(10, 0.4)
-    assert bootstrap(counts, seed=1) == bootstrap(counts, seed=1)
-    assert bootstrap(counts, seed=1) != bootstrap(counts, seed=2)
+    assert bootstrap(counts, seed=1).estimate() == bootstrap(counts, seed=1).estimate()
+    assert bootstrap(counts, seed=1).estimate() != bootstrap(counts, seed=2).estimate()
 
 
 def test_a_group_without_classes_is_not_a_number_and_leaves_the_mean_alone() -> None:
     counts = make_counts(6, 0.3)
     empty = counts.restrict(np.zeros(CLASSES, bool))
     assert np.isnan(miou(empty))
-    assert np.isnan([*bootstrap(empty), mean_miou([empty]).value]).all()
-    assert mean_miou([empty, counts]) == mean_miou([counts])
+    assert np.isnan([*bootstrap(empty).estimate().interval, mean_of([bootstrap(empty)]).value]).all()
+    assert mean_of([bootstrap(empty), bootstrap(counts)]).estimate() == bootstrap(counts).estimate()
 
 
 def test_methods_that_were_scored_on_other_images_are_refused() -> None:
     with pytest.raises(ValueError, match="6 and 7 images"):
-        paired_difference(make_counts(6, 0.3), make_counts(7, 0.3))
+        require_same_truth(make_counts(6, 0.3), make_counts(7, 0.3))
     with pytest.raises(ValueError, match="different labels"):
-        paired_difference(make_counts(6, 0.3, truth=0), make_counts(6, 0.3, truth=1))
+        require_same_truth(make_counts(6, 0.3, truth=0), make_counts(6, 0.3, truth=1))
+
+
+def test_the_interval_agrees_with_scipys_bootstrap_over_images() -> None:
+    counts = make_counts(40, 0.4)
+    intersection, union, labelled = counts.dense(counts.labels())
+
+    def statistic(images: np.ndarray) -> float:
+        shown = labelled[images].sum(0) > 0
+        return float((intersection[images].sum(0)[shown] / union[images].sum(0)[shown]).mean())
+
+    theirs = scipy.stats.bootstrap(
+        (np.arange(40),), statistic, n_resamples=4000, vectorized=False, method="percentile", random_state=1
+    ).confidence_interval
+    interval = bootstrap(counts, samples=4000).estimate().interval
+    assert interval == pytest.approx((theirs.low, theirs.high), abs=0.1 * (theirs.high - theirs.low))
+
+
+def test_the_score_of_several_seeds_is_their_mean_on_the_same_images() -> None:
+    seeds = [make_counts(5, 0.4, seed=seed) for seed in range(3)]
+    draws = drawn_images(5, 60, seed=0)
+    expected = quantiles([sum(plain_miou(counts, drawn) for counts in seeds) / 3 for drawn in draws], 0.95)
+    value, interval = mean_of([bootstrap(counts, 60) for counts in seeds]).estimate()
+    assert value == pytest.approx(sum(map(miou, seeds)) / 3, abs=1e-12)
+    assert interval == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_p_counts_the_resamples_on_the_other_side_of_zero(sign: int) -> None:
+    difference = Bootstrapped(sign * 0.5, sign * np.array([0.4, 0.6, -0.1, 0.7, 0.0, 0.5, 0.3, 0.2, 0.9, 0.8]))
+    assert difference.p_value() == pytest.approx(2 * (1 + 2) / (1 + 10))
+
+
+def test_p_is_never_zero_and_agrees_with_the_interval() -> None:
+    a, b = make_counts(30, 0.1), make_counts(30, 0.5, seed=1)
+    clear = bootstrap(a) - bootstrap(b)
+    assert clear.estimate().interval.low > 0
+    assert clear.p_value() == 2 / (SAMPLES + 1)
+    unclear = bootstrap(make_counts(30, 0.3)) - bootstrap(make_counts(30, 0.3, seed=5))
+    assert unclear.estimate().interval.low < 0 < unclear.estimate().interval.high
+    assert unclear.p_value() > 0.05
+
+
+def test_p_is_close_to_that_of_a_permutation_of_methods_within_images() -> None:
+    a, b = make_counts(40, 0.30), make_counts(40, 0.32, seed=3)
+    labels = np.union1d(a.labels(), b.labels())
+    (hit_a, union_a, _), (hit_b, union_b, _) = a.dense(labels), b.dense(labels)
+    generator, observed, beyond = np.random.default_rng(0), miou(a) - miou(b), 0
+    for _ in range(2000):
+        swap = generator.random(40)[:, None] < 0.5
+        x = np.where(swap, hit_b, hit_a).sum(0) / np.where(swap, union_b, union_a).sum(0)
+        y = np.where(swap, hit_a, hit_b).sum(0) / np.where(swap, union_a, union_b).sum(0)
+        beyond += abs((x - y).mean()) >= abs(observed)
+    assert 0.02 < beyond / 2000 < 0.98
+    assert (bootstrap(a) - bootstrap(b)).p_value() == pytest.approx(beyond / 2000, abs=0.08)
+
+
+def test_holm_rejects_step_by_step_as_its_definition_says() -> None:
+    p_values = [0.011, 0.9, 0.004, 0.03, 0.02, 0.004]
+    adjusted = holm(p_values)
+    for level in np.linspace(0.001, 0.999, 500):
+        rejected: set[int] = set()
+        for step, i in enumerate(sorted(range(6), key=p_values.__getitem__)):
+            if p_values[i] * (6 - step) > level:
+                break
+            rejected.add(i)
+        assert {i for i, p in enumerate(adjusted) if p <= level} == rejected
+    assert holm([]) == []
 
 
 def save_counts(path: Path, counts: Counts) -> dict[str, Any]:
@@ -173,7 +250,7 @@ def test_counts_come_back_from_their_file(tmp_path: Path) -> None:
     save_counts(tmp_path / "counts.npz", counts)
     loaded = load_counts(tmp_path / "counts.npz", {"pas-20": 6})["pas-20"]
     assert miou(loaded) == miou(counts)
-    assert bootstrap(loaded) == bootstrap(counts)
+    assert bootstrap(loaded).estimate() == bootstrap(counts).estimate()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fgaseg.data.prepared import Sample
 from fgaseg.errors import UserError
@@ -16,11 +17,11 @@ from fgaseg.schema import Evaluation
 Labels = NDArray[np.int64]
 
 
-def segment(segmenter: Segmenter, sample: Sample, params: Evaluation) -> Labels:
-    """The best class of each pixel of an image (H, W)."""
-    image = sample.read_image()
-    scores = merge(segmenter.scores(views(image, params).to(segmenter.device)), params)
-    result: Labels = label_map(scores, image.height, image.width).cpu().numpy()
+def segment(segmenter: Segmenter, image: Image.Image, params: Evaluation, chunk: int = 32) -> Labels:
+    """The best class of each pixel of an RGB image (H, W); `chunk` classes at a time are at its full size."""
+    scores, classes = segmenter.scores(views(image, params).to(segmenter.device))
+    best = label_map(merge(scores, params), image.height, image.width, chunk)
+    result: Labels = (best if classes is None else classes[best]).cpu().numpy()
     return result
 
 
@@ -40,7 +41,7 @@ def evaluate_samples(
     counts, seconds = Counts(classes), []
     for sample in samples:
         start = time.perf_counter()
-        predicted = segment(segmenter, sample, params)
+        predicted = segment(segmenter, sample.read_image(), params)
         seconds.append(time.perf_counter() - start)
         labels = sample.read_labels()
         if labels.shape != predicted.shape:

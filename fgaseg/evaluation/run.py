@@ -1,5 +1,6 @@
 """Evaluate a row of the plan on all benchmarks in one job, and keep what tables, statistics and figures need."""
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from fgaseg.data.classes import class_table
 from fgaseg.data.prepared import PreparedDataset, Sample
 from fgaseg.data.vocabulary import seen
+from fgaseg.errors import UserError
 from fgaseg.evaluation.benchmark import Labels, evaluate_samples
 from fgaseg.evaluation.counts import Counts, save_counts
 from fgaseg.evaluation.pseudo_masks import pseudo_mask_panels
@@ -23,7 +25,7 @@ from fgaseg.plan import Plan, Row
 from fgaseg.provenance import provenance
 from fgaseg.runtime import set_up_torch
 from fgaseg.schema import Launch
-from fgaseg.tracking import track
+from fgaseg.tracking import track_job
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,8 @@ def make_segmenter(plan: Plan, row: Row, device: torch.device) -> Segmenter:
         return DenseCLIPSegmenter(load_clip(plan.paths, params.vlm).to(device), params.vlm.architecture, params.vlm.prompts)
     assert row.run_id is not None
     model = load_model(plan.paths, params, plan.paths.run(row.run_id) / "model.safetensors").to(device)
-    return FGAsegSegmenter(model, params.vlm.architecture, params.vlm.prompts, params.training.loss)
+    top_n = params.evaluation.top_n
+    return FGAsegSegmenter(model, params.vlm.architecture, params.vlm.prompts, params.training.loss, top_n)
 
 
 def _group(iou: np.ndarray[Any, Any], mask: list[bool]) -> dict[str, float | int | None]:
@@ -108,11 +111,19 @@ def evaluate_row(plan: Plan, row: Row, launch: Launch) -> Path:
     segmenter = make_segmenter(plan, row, device)
     folder = plan.paths.evaluation(row.eval_id)
     with atomic_folder(folder) as out, tqdm(total=images, unit="image", ncols=100) as bar:
-        results = _score(plan, row, segmenter, datasets, trained_on, out, bar)
-    if row.run_id:
-        final = {f"miou/{benchmark}": result["miou"] for benchmark, result in results.items()}
-        track(plan, row.run_id, launch, final)
+        _score(plan, row, segmenter, datasets, trained_on, out, bar)
+    track_job(plan, launch, row.run_id or row.eval_id)
     return folder / "evaluation.json"
+
+
+def _origin(plan: Plan, run_id: str) -> dict[str, Any]:
+    """The provenance of a run's weights; `UserError` when its folder does not tell."""
+    path = plan.paths.run(run_id) / "params.json"
+    try:
+        origin: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["provenance"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: does not tell what trained the weights; run `fgaseg train {run_id}` again") from None
+    return origin
 
 
 def _score(
@@ -123,9 +134,10 @@ def _score(
     trained_on: set[str],
     out: Path,
     bar: "tqdm[None]",
-) -> dict[str, Any]:
-    """Write all files of an evaluation to `out`; returns the metrics of each benchmark."""
+) -> None:
+    """Write all files of an evaluation to `out`."""
     params = row.params
+    origin = None if row.run_id is None else _origin(plan, row.run_id)
     all_counts: dict[str, Counts] = {}
     results: dict[str, Any] = {}
     panels: list[dict[str, str]] = []
@@ -137,8 +149,8 @@ def _score(
         is_seen = [seen(entry, trained_on) for entry in class_table(benchmark)]
         results[benchmark] = summarise(counts, dataset, is_seen, seconds)
         all_counts[benchmark] = counts
-        if isinstance(segmenter, FGAsegSegmenter) and not masks and params.evaluation.panels:
-            masks = pseudo_mask_panels(segmenter, dataset, benchmark, params.evaluation, out)
+        if isinstance(segmenter, FGAsegSegmenter) and params.evaluation.panels:
+            masks += pseudo_mask_panels(segmenter, dataset, benchmark, params.evaluation, out)
     save_counts(out / "counts.npz", all_counts)
     write_json(out / "panels.json", {"segmentations": panels, "pseudo_masks": masks})
     write_json(
@@ -151,6 +163,6 @@ def _score(
             "backbone": params.vlm.label,
             "benchmarks": results,
             **provenance(plan),
+            "training": origin,
         },
     )
-    return results

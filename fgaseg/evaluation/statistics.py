@@ -4,8 +4,9 @@ Letters for axes: S resamples, N images, K classes that occur in the ground trut
 
 The unit of uncertainty is the image: a resample draws as many images as the benchmark has, with replacement, and is scored
 as a benchmark of its own. Two methods are compared on the same resamples, so that what makes an image hard for both
-cancels. Intervals are percentiles of the resampled values. Sums of whole numbers are exact in float64, so the same counts
-give the same digits however many threads compute them.
+cancels. Intervals are percentiles of the resampled values, p-values the share of them beyond 0. What another seed of the
+training would change is in neither. Sums of whole numbers are exact in float64, so the same counts give the same digits
+however many threads compute them.
 """
 
 import zlib
@@ -129,7 +130,7 @@ def resamples(images: int, samples: int, seed: int, stream: int = 0) -> Iterator
         yield np.bincount(draws.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
 
 
-def _resampled(counts: Counts, samples: int, seed: int, stream: int) -> Floats:
+def _resampled_miou(counts: Counts, samples: int, seed: int, stream: int) -> Floats:
     """mIoU of each resample, (S,): over the classes that its own ground truth shows, NaN where it shows none."""
     intersection, union, labelled = counts.dense(counts.labels())
     values = []
@@ -141,52 +142,54 @@ def _resampled(counts: Counts, samples: int, seed: int, stream: int) -> Floats:
     return np.concatenate(values)
 
 
-def _interval(values: Floats, level: float) -> Interval:
-    values = values[~np.isnan(values)]
-    if not values.size:
-        return Interval(float("nan"), float("nan"))
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+@dataclass(frozen=True, eq=False)
+class Bootstrapped:
+    """A score and the same score of every resample, (S,). Scores of one stream are paired: they saw the same resamples."""
+
+    value: float
+    resampled: Floats
+
+    def __sub__(self, other: "Bootstrapped") -> "Bootstrapped":
+        """The paired difference."""
+        return Bootstrapped(self.value - other.value, self.resampled - other.resampled)
+
+    def estimate(self, level: float = LEVEL) -> Estimate:
+        """The score with its percentile interval over resampled images."""
+        values = self.resampled[~np.isnan(self.resampled)]
+        if not values.size:
+            return Estimate(self.value, Interval(float("nan"), float("nan")))
+        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+        return Estimate(self.value, Interval(float(low), float(high)))
+
+    def p_value(self) -> float:
+        """Two-sided: how rarely resamples lie on the other side of 0, never less than 2 / (S + 1)."""
+        values = self.resampled[~np.isnan(self.resampled)]
+        beyond = min(np.count_nonzero(values <= 0), np.count_nonzero(values >= 0))
+        return min(1.0, 2 * (1 + beyond) / (1 + values.size))
 
 
-def bootstrap(counts: Counts, samples: int = SAMPLES, seed: int = 0, level: float = LEVEL) -> Interval:
-    """Percentile interval of mIoU over resampled images."""
-    return _interval(_resampled(counts, samples, seed, 0), level)
+def bootstrap(counts: Counts, samples: int = SAMPLES, seed: int = 0, stream: int = 0) -> Bootstrapped:
+    """mIoU of `counts` and of its resamples; benchmarks that are averaged need streams of their own."""
+    return Bootstrapped(miou(counts), _resampled_miou(counts, samples, seed, stream))
 
 
-def paired_difference(
-    a: Counts, b: Counts, samples: int = SAMPLES, seed: int = 0, level: float = LEVEL
-) -> tuple[float, Interval]:
-    """mIoU of `a` minus that of `b`, with the interval over images that both are scored on.
-
-    `ValueError` when the two were not counted on the same images and labels.
-    """
-    return mean_difference([(a, b)], samples, seed, level)
+def mean_of(scores: Sequence[Bootstrapped]) -> Bootstrapped:
+    """The mean over benchmarks, or over seeds, leaving out scores that are NaN for want of any class."""
+    shown = [score for score in scores if not np.isnan(score.value)] or scores[:1]
+    return Bootstrapped(float(np.mean([s.value for s in shown])), np.mean([s.resampled for s in shown], axis=0))
 
 
-def mean_miou(benchmarks: Sequence[Counts], samples: int = SAMPLES, seed: int = 0, level: float = LEVEL) -> Estimate:
-    """Mean of mIoU over benchmarks that show any class, each resampled on its own."""
-    shown = [counts for counts in benchmarks if counts.labels().size]
-    if not shown:
-        return Estimate(float("nan"), Interval(float("nan"), float("nan")))
-    values = [_resampled(counts, samples, seed, stream) for stream, counts in enumerate(shown)]
-    return Estimate(float(np.mean([miou(counts) for counts in shown])), _interval(np.mean(values, axis=0), level))
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the given order: each holds for all comparisons together."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty(len(p_values))
+    scaled = np.asarray(p_values, float)[order] * np.arange(len(p_values), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return [float(p) for p in adjusted]
 
 
-def mean_difference(
-    pairs: Sequence[tuple[Counts, Counts]], samples: int = SAMPLES, seed: int = 0, level: float = LEVEL
-) -> Estimate:
-    """Mean over benchmarks of the first's mIoU minus the second's; see `paired_difference` and `mean_miou`."""
-    for a, b in pairs:
-        _require_same_truth(a, b)
-    shown = [(a, b) for a, b in pairs if a.labels().size]
-    if not shown:
-        return Estimate(float("nan"), Interval(float("nan"), float("nan")))
-    values = [_resampled(a, samples, seed, s) - _resampled(b, samples, seed, s) for s, (a, b) in enumerate(shown)]
-    return Estimate(float(np.mean([miou(a) - miou(b) for a, b in shown])), _interval(np.mean(values, axis=0), level))
-
-
-def _require_same_truth(a: Counts, b: Counts) -> None:
+def require_same_truth(a: Counts, b: Counts) -> None:
+    """`ValueError` when the two were not counted on the same images and labels, so that a difference would mean nothing."""
     if a.images != b.images:
         raise ValueError(f"the methods were scored on {a.images} and {b.images} images; evaluate both on the same data")
     labels = np.union1d(a.labels(), b.labels())

@@ -120,6 +120,7 @@ class DenseCLIP(nn.Module):
         self.image_size = image_size
         self.guidance_layers = tuple(guidance_layers)
         self.dense_residual = dense_residual
+        self.visual_prompts: nn.Parameter | None = None
         for block in self.blocks():
             block.attn = SplitAttention(cast(nn.MultiheadAttention, block.attn))
         patch = self.visual.patch_size[0]
@@ -159,6 +160,16 @@ class DenseCLIP(nn.Module):
         new = torch.cat([old[:1], grid.flatten(2)[0].T])
         self.visual.positional_embedding = nn.Parameter(new)
 
+    def add_visual_prompts(self, tokens: int) -> None:
+        """Give every block of the image encoder that attends `tokens` learnable ones beside its own (deep prompt tuning).
+
+        The last block has none: only its value path is used, in which no token sees another. They start as small as the
+        token embeddings of an untrained CLIP.
+        """
+        layers = len(self.visual.transformer.resblocks) - 1
+        prompts = torch.randn(layers, tokens, self.width).to(self.visual.positional_embedding)
+        self.visual_prompts = nn.Parameter(0.02 * prompts)
+
     def fit(self, images: Tensor) -> Tensor:
         """Square images (B, 3, S, S) of any side, resized to the input of the image encoder."""
         size = self.image_size
@@ -178,7 +189,11 @@ class DenseCLIP(nn.Module):
         *blocks, last = visual.transformer.resblocks
         guidance = []
         for i, block in enumerate(blocks):
-            x = _block(block, x)
+            if self.visual_prompts is None:
+                x = _block(block, x)
+            else:  # attention has no order: their place among the tokens does not matter
+                prompts = self.visual_prompts[i].expand(len(x), -1, -1)
+                x = _block(block, torch.cat([x, prompts], 1))[:, : x.shape[1]]
             if i in self.guidance_layers:
                 guidance.append(self._to_map(x[:, 1:]))
         patches = x[:, 1:]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fgaseg.model.fast import Selection, take
 from fgaseg.model.supplementation import Fuse, Fusion
 
 
@@ -73,15 +74,20 @@ class Decoder(nn.Module):
             self.fuse = nn.ModuleList([Fuse(dim, fusion), Fuse(channels[0], fusion)])
             self.lcs_up = nn.Sequential(nn.ConvTranspose2d(dim, lcs_channels, 2, 2), double_conv(lcs_channels, channels[0]))
 
-    def forward(self, maps: Tensor, lcs: Tensor | None, clip_features: Sequence[Tensor]) -> Tensor:
-        """maps and embedded LCS (B, K, D, h, w), CLIP features (B, width, h, w) each -> logits (B, K, 4h, 4w)."""
+    def forward(self, maps: Tensor, lcs: Tensor | None, clip_features: Sequence[Tensor], select: Selection) -> Tensor:
+        """maps and embedded LCS (B, K, D, h, w), CLIP features (B, width, h, w) each -> logits (B, k, 4h, 4w).
+
+        The fast decoder's head before a stage reads the maps before the local ones are fused in again, so that a
+        dropped class is spared that fusion too.
+        """
         batch = maps.shape[0]
         guidance = [up(feature) for up, feature in zip(self.guidance, clip_features, strict=True)]
-        x = maps.flatten(0, 1)
-        local = None if lcs is None else lcs.flatten(0, 1)
         for i, stage in enumerate(self.stages):
-            if self.fuse is not None and local is not None:
-                local = local if i == 0 else self.lcs_up(local)
-                x = self.fuse[i](x, local)
-            x = stage(x, guidance[i])
-        return self.head(x).squeeze(1).unflatten(0, (batch, -1))
+            chosen = select(maps)
+            maps, lcs = take(maps, chosen), take(lcs, chosen)
+            x = maps.flatten(0, 1)
+            if self.fuse is not None and lcs is not None:
+                local = lcs.flatten(0, 1)
+                x = self.fuse[i](x, local if i == 0 else self.lcs_up(local))
+            maps = stage(x, guidance[i]).unflatten(0, (batch, -1))
+        return self.head(maps.flatten(0, 1)).squeeze(1).unflatten(0, (batch, -1))

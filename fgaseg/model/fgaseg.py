@@ -1,7 +1,6 @@
 """FGAseg: pixel-level alignment, category supplementation, propagation, decoder."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,33 +9,41 @@ from fgaseg.errors import UserError
 from fgaseg.model.aggregation import Propagation
 from fgaseg.model.clip import DenseCLIP
 from fgaseg.model.decoder import Decoder
+from fgaseg.model.fast import Selection, auxiliary_heads, spread, take
 from fgaseg.model.p2tformer import P2Tformer
 from fgaseg.model.supplementation import Fuse, LocalSimilarity, MapEmbedding, global_similarity
 from fgaseg.model.t2p import T2PProjector
-from fgaseg.model.tuning import apply_tuning
+from fgaseg.model.tuning import Strategy, apply_tuning
 from fgaseg.schema import Model as ModelParams
 from fgaseg.schema import Params
-
-DROPPED_LOGIT = -100.0
 
 
 @dataclass
 class Output:
     """What a forward pass gives.
 
-    `logits` (B, K, 4h, 4w); `alignment` (B, K, 4h, 4w), the map `S` of the T2P loss, None in inference.
+    `kept_logits` (B, k, 4h, 4w) are those of the classes `classes` (B, k), of all `count` classes where that is None. In
+    training `alignment` (B, K, 4h, 4w), the map `S` of the T2P loss. With the fast decoder `auxiliary`, in training the
+    logits of its three heads, (B, K, h, w) twice and (B, K, 2h, 2w), and `kept`, the number of classes that go on after
+    each head, of several images the largest.
     """
 
-    logits: Tensor
+    kept_logits: Tensor
+    classes: Tensor | None
+    count: int
     alignment: Tensor | None = None
+    auxiliary: tuple[Tensor, ...] = ()
+    kept: tuple[int, ...] = ()
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits of all classes (B, K, 4h, 4w); those that were dropped have -100."""
+        return spread(self.kept_logits, self.classes, self.count)
 
 
 @dataclass
 class PseudoMasks:
-    """The maps of the paper's Fig. 6, on the patch grid: each (B, K, h, w).
-
-    `fused` is the mean over channels of the fused embedding's magnitude.
-    """
+    """What the paper's Fig. 6 shows, on the patch grid: similarity maps (B, K, h, w), their fused embedding (B, K, D, h, w)."""
 
     gcs: Tensor
     lcs: Tensor | None
@@ -49,15 +56,10 @@ class FGAseg(nn.Module):
     Images are (B, 3, S, S), normalised with CLIP's statistics and of any side: they are resized to CLIP's input.
     """
 
-    def __init__(
-        self, clip: DenseCLIP, params: ModelParams, finetune: Literal["attention", "full", "prompt-16", "frozen"]
-    ) -> None:
+    def __init__(self, clip: DenseCLIP, params: ModelParams, finetune: Strategy) -> None:
         super().__init__()
-        if params.decoder.fast:
-            raise UserError("model.decoder.fast: the fast decoder is planned but cannot be trained yet; set it to false")
         self.params = params
         self.clip = clip
-        apply_tuning(clip, finetune)
         channels, dim, p = clip.embed_dim, params.hidden_dim, params.propagation
         self.p2tformer = None
         if params.p2tformer.layers:
@@ -84,6 +86,9 @@ class FGAseg(nn.Module):
             params.fusion,
             params.lcs.enabled,
         )
+        # The last two draw random numbers after all others: variants of one seed start from the same weights.
+        self.heads = auxiliary_heads((dim, dim, d.channels[0])) if d.fast else None
+        apply_tuning(clip, finetune)
 
     def align(self, image: Tensor, text: Tensor) -> Tensor:
         """Pixel-level alignment: `F_v` (B, C, h, w), `F_t` (K, P, C) -> `T^` (B, K, P, C)."""
@@ -118,11 +123,22 @@ class FGAseg(nn.Module):
             best = best.amax(0, keepdim=True).expand(best.shape[0], -1)
         return best.topk(cap, dim=1).indices.sort(dim=1).values
 
-    def forward(self, images: Tensor, text: Tensor, shared: bool = False) -> Output:
+    def forward(self, images: Tensor, text: Tensor, shared: bool = False, top_n: int | None = None) -> Output:
         """images (B, 3, S, S) and `F_t` (K, P, C), as `self.clip.encode_text` gives it -> `Output`.
 
-        More classes than the cap are cut to those with the highest maximum cosine; the others get the logit -100.
+        More classes than the cap are cut to those with the highest maximum cosine. In inference with the fast decoder,
+        only those that are then among some pixel's `top_n` go on after each of its heads. Dropped classes get the logit
+        -100. Views of one image (`shared`) keep the same classes; other images are looked at one by one where
+        classes can be dropped at the heads. Raises `UserError` for `top_n` without the fast decoder.
         """
+        if top_n is not None and self.heads is None:
+            raise UserError("evaluation.top_n needs the fast decoder's heads: set model.decoder.fast: true, or top_n: null")
+        propagated = min(len(text), self.params.propagation.class_cap)
+        if top_n is not None and top_n < propagated and len(images) > 1 and not shared and not self.training:
+            each = [self(image[None], text, top_n=top_n) for image in images]
+            counts = zip(*(output.kept for output in each), strict=True)
+            logits = torch.cat([output.logits for output in each])
+            return Output(logits, None, len(text), kept=tuple(max(count) for count in counts))
         image, features = self.clip.encode_image(self.clip.fit(images))
         aligned = self.align(image, text)
         alignment = self.projector(image, aligned.mean(2)) if self.training and self.projector is not None else None
@@ -132,13 +148,16 @@ class FGAseg(nn.Module):
             rows = torch.arange(len(keep), device=keep.device)[:, None]
             aligned, gcs = aligned[rows, keep], gcs.transpose(1, 2)[rows, keep].transpose(1, 2)
         maps, embedded, _ = self.supplement(image, aligned, gcs)
+        select = Selection(self.heads, self.training, top_n)
+        chosen = select(maps)
+        maps, embedded, aligned = take(maps, chosen), take(embedded, chosen), take(aligned, chosen)
         vision = torch.relu(self.vision_guidance(image))
         guidance = torch.relu(self.text_guidance(aligned.mean(2)))
-        logits = self.decoder(self.propagation(maps, vision, guidance), embedded, features)
-        if keep is not None:
-            full = logits.new_full((len(logits), text.shape[0], *logits.shape[2:]), DROPPED_LOGIT)
-            logits = full.scatter(1, keep[:, :, None, None].expand_as(logits), logits)
-        return Output(logits, alignment)
+        logits = self.decoder(self.propagation(maps, vision, guidance), embedded, features, select)
+        auxiliary = tuple(spread(aux, keep, len(text)) for aux in select.logits)
+        if select.classes is not None:
+            keep = select.classes.expand(len(images), -1) if keep is None else keep[:, select.classes]
+        return Output(logits, keep, len(text), alignment, auxiliary, tuple(select.kept))
 
     @torch.no_grad()
     def pseudo_masks(self, images: Tensor, text: Tensor) -> PseudoMasks:
@@ -147,7 +166,7 @@ class FGAseg(nn.Module):
         aligned = self.align(image, text)
         gcs = global_similarity(image, aligned)
         fused, _, lcs = self.supplement(image, aligned, gcs)
-        return PseudoMasks(gcs.mean(1), lcs, fused.abs().mean(2))
+        return PseudoMasks(gcs.mean(1), lcs, fused)
 
 
 def build(clip: DenseCLIP, params: Params) -> FGAseg:

@@ -2,7 +2,6 @@
 
 from typing import Literal, cast
 
-from fgaseg.errors import UserError
 from fgaseg.model.clip import DenseCLIP, SplitAttention
 
 Strategy = Literal["attention", "full", "prompt-16", "frozen"]
@@ -12,11 +11,12 @@ def apply_tuning(clip: DenseCLIP, strategy: Strategy) -> None:
     """Mark the parameters of `clip` that train under `strategy`; all others are frozen.
 
     `attention` trains the weights of the query and value projections of every attention layer in both encoders,
-    `full` trains both transformers wholly, `frozen` trains nothing.
+    `full` trains both transformers wholly, `prompt-16` adds 16 tokens to the image encoder's layers and trains
+    these alone, `frozen` trains nothing.
     """
-    if strategy == "prompt-16":
-        raise UserError("vlm.finetune: prompt-16 is planned but cannot be trained yet; choose attention, full or frozen")
     clip.requires_grad_(False)
+    if strategy.startswith("prompt-"):
+        clip.add_visual_prompts(int(strategy.removeprefix("prompt-")))
     for block in clip.blocks():
         if strategy == "full":
             block.requires_grad_(True)

@@ -1,28 +1,25 @@
 """FGAseg beside the untrained CLIP that it starts from: scores, differences and their intervals."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import get_args
 
 from fgaseg.errors import UserError
-from fgaseg.evaluation.statistics import Counts, Estimate, mean_difference, mean_miou
-from fgaseg.plan import Method, Plan, Row
-from fgaseg.reporting.results import Group, Result, find_result
+from fgaseg.evaluation.statistics import Estimate
+from fgaseg.identity import Method
+from fgaseg.plan import Row
+from fgaseg.reporting.results import Group
+from fgaseg.reporting.scores import Note, Scores, estimate
 
-MEAN = "mean"
 GROUPS: tuple[Group, ...] = get_args(Group)
 METHODS: tuple[Method, ...] = ("dense_clip", "fgaseg")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both methods on one backbone; a result is None where the row is not evaluated yet.
-
-    Scores are shares in 0..1. A benchmark may also be `MEAN`: the mean over the benchmarks that show a class of the group.
-    """
+    """Both methods on one backbone. A score is None where the row is not evaluated yet; see `Scores`."""
 
     rows: dict[Method, Row]
-    results: dict[Method, Result | None]
+    scores: Scores
 
     @property
     def backbone(self) -> str:
@@ -37,58 +34,40 @@ class Comparison:
     @property
     def measured(self) -> bool:
         """Whether either method is evaluated."""
-        return any(self.results.values())
+        return any(self.scores.results(row) for row in self.rows.values())
 
-    def stale(self, *methods: Method) -> bool:
-        """Whether a result of one of `methods` is stale."""
-        return any(result.stale for result in map(self.results.get, methods) if result is not None)
+    def notes(self, *methods: Method) -> tuple[Note, ...]:
+        """Footnotes of what `methods` measured."""
+        return self.scores.notes(*(self.rows[method] for method in methods))
 
     def classes(self, benchmark: str, group: Group) -> int | None:
         """How many classes of `group` the ground truth of one benchmark shows; None when nothing is measured."""
-        result = self.results["fgaseg"] or self.results["dense_clip"]
-        return None if result is None else _counts(result, benchmark, group).labels().size
+        for row in self.rows.values():
+            for result in self.scores.results(row):
+                return result.counts[benchmark].restrict(result.members(benchmark, group)).labels().size
+        return None
 
     def score(self, method: Method, benchmark: str, group: Group | None = None) -> Estimate | None:
         """mIoU of one method, over all classes or those of `group`; NaN where the ground truth shows none of them."""
-        result = self.results[method]
-        return None if result is None else _score(result, self._members(benchmark), group)
+        return estimate(self.scores.score(self.rows[method], benchmark, group))
+
+    def deviation(self, method: Method, benchmark: str) -> float | None:
+        """Standard deviation of mIoU over the row's seeds; None for a single one."""
+        return self.scores.deviation(self.rows[method], benchmark)
 
     def difference(self, benchmark: str, group: Group | None = None) -> Estimate | None:
         """mIoU of FGAseg minus that of dense CLIP on the same images; None unless both were measured on the same data."""
-        ours, dense = self.results["fgaseg"], self.results["dense_clip"]
-        if ours is None or dense is None or ours.evaluation.provenance.data_digest != dense.evaluation.provenance.data_digest:
-            return None
-        return _difference(ours, dense, self._members(benchmark), group)
-
-    def _members(self, benchmark: str) -> tuple[str, ...]:
-        return self.benchmarks if benchmark == MEAN else (benchmark,)
+        return estimate(self.scores.difference(self.rows["fgaseg"], self.rows["dense_clip"], benchmark, group))
 
 
-def comparisons(plan: Plan) -> list[Comparison]:
-    """One comparison for each backbone of Table I, in the table's order."""
+def comparisons(scores: Scores, backbone: str | None = None) -> list[Comparison]:
+    """One comparison for each backbone of Table I, in the table's order, or for `backbone` alone."""
     found: dict[str, dict[Method, Row]] = {}
-    for row in plan.tables["table_1"].rows:
-        found.setdefault(row.params.vlm.backbone, {}).setdefault(row.method, row)
-    for backbone, rows in found.items():
+    for row in scores.plan.tables["table_1"].rows:
+        if backbone in (None, row.params.vlm.backbone):
+            found.setdefault(row.params.vlm.backbone, {}).setdefault(row.method, row)
+    for name, rows in found.items():
         for method in METHODS:
             if method not in rows:
-                raise UserError(f"params/tables/table_1.yaml: backbone {backbone} has no row with method: {method}; add one")
-    return [Comparison(rows, {method: find_result(plan, rows[method]) for method in METHODS}) for rows in found.values()]
-
-
-def _counts(result: Result, benchmark: str, group: Group | None) -> Counts:
-    counts = result.counts[benchmark]
-    return counts if group is None else counts.restrict(result.members(benchmark, group))
-
-
-@lru_cache
-def _score(result: Result, benchmarks: tuple[str, ...], group: Group | None) -> Estimate:
-    return mean_miou([_counts(result, benchmark, group) for benchmark in benchmarks])
-
-
-@lru_cache
-def _difference(ours: Result, dense: Result, benchmarks: tuple[str, ...], group: Group | None) -> Estimate:
-    try:
-        return mean_difference([(_counts(ours, b, group), _counts(dense, b, group)) for b in benchmarks])
-    except ValueError as error:
-        raise UserError(f"{ours.folder} and {dense.folder}: {error}") from None
+                raise UserError(f"params/tables/table_1.yaml: backbone {name} has no row with method: {method}; add one")
+    return [Comparison(rows, scores) for rows in found.values()]

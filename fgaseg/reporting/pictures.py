@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+_DRAWING_DPI = 110
 INK = "#1c2126"
 
 
@@ -57,10 +58,22 @@ def read_names(path: Path) -> list[str]:
         raise UserError(f"{path}: a list of classes, each with a name, is expected; prepare the dataset again") from None
 
 
-def save(figure: "Figure", out: Path) -> None:
+def save(figure: "Figure", out: Path, dpi: int = DPI) -> None:
     """Write a PNG without date or version in it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    write_whole(out, buffer.getvalue())
+
+
+def save_drawing(figure: "Figure", out: Path) -> None:
+    """Write a drawing of lines and few colours as a small PNG: 64 colours, without date or version in it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(_DRAWING_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(buffer, "png")
     write_whole(out, buffer.getvalue())
 
 

@@ -8,23 +8,26 @@ from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fgaseg.errors import UserError
 from fgaseg.evaluation.statistics import Counts, load_counts, miou
 from fgaseg.files import read_json
-from fgaseg.plan import Method, Plan, Row, eval_id
+from fgaseg.identity import Method, eval_id
+from fgaseg.plan import Plan, Row
 from fgaseg.schema import Revision, Scale
 
 Group = Literal["seen", "unseen", "stuff", "thing"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A frozen part of a result's file; keys that nobody needs are passed over."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class ClassScore(_Record):
+class ClassScore(Record):
     """One class of a benchmark; `iou` is None where the ground truth does not show it."""
 
     name: str
@@ -33,7 +36,7 @@ class ClassScore(_Record):
     kind: Literal["stuff", "thing"] | None
 
 
-class BenchmarkScore(_Record):
+class BenchmarkScore(Record):
     """One benchmark; the position of a class is its label. Times are left out: a report is the same in every run."""
 
     images: Annotated[int, Field(gt=0)]
@@ -41,16 +44,18 @@ class BenchmarkScore(_Record):
     classes: tuple[ClassScore, ...] = Field(min_length=1)
 
 
-class Provenance(_Record):
-    """What produced the numbers."""
+class Provenance(Record):
+    """What produced a result; `code` is the fingerprint of the sources that decide it."""
 
     git_commit: str
+    code: str
     data_digest: str
     revision: Revision
+    packages: dict[str, str]
 
 
-class Evaluation(_Record):
-    """The content of `evaluation.json`."""
+class Evaluation(Record):
+    """The content of `evaluation.json`; `training` is the provenance of the weights, None for the untrained CLIP."""
 
     eval_id: str
     run_id: str | None
@@ -59,9 +64,16 @@ class Evaluation(_Record):
     backbone: str
     benchmarks: dict[str, BenchmarkScore]
     provenance: Provenance
+    training: Provenance | None = None
+
+    @model_validator(mode="after")
+    def _weights_have_an_origin(self) -> "Evaluation":
+        if self.method == "fgaseg" and self.training is None:
+            raise ValueError("training: the provenance of the weights is missing")
+        return self
 
 
-class Panel(_Record):
+class Panel(Record):
     """One image with its ground truth and prediction; `classes` is a list of class names, indexed by label."""
 
     benchmark: str
@@ -71,7 +83,7 @@ class Panel(_Record):
     classes: Path
 
 
-class PseudoMask(_Record):
+class PseudoMask(Record):
     """The maps of one class over one image: `gcs`, `lcs` and `fused` are keys of the npz file `arrays`."""
 
     benchmark: str
@@ -84,7 +96,7 @@ class PseudoMask(_Record):
     fused: str
 
 
-class Panels(_Record):
+class Panels(Record):
     """The content of `panels.json`, with paths that stand on their own."""
 
     segmentations: tuple[Panel, ...]
@@ -101,7 +113,8 @@ def _validated(path: Path, kind: type[Model]) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise UserError(f"{path}: {key}: {first['msg']}; delete its folder and evaluate the row again") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {key}: {message}; delete its folder and evaluate the row again") from None
 
 
 def read_panels(folder: Path) -> Panels:
@@ -144,6 +157,12 @@ class Result:
                 raise UserError(f"{path}: {name}: its mIoU is not that of evaluation.json; evaluate the row again")
         return counts
 
+    @property
+    def codes(self) -> tuple[str | None, str]:
+        """Fingerprints of the code that trained (None for the untrained CLIP) and that evaluated."""
+        training = self.evaluation.training
+        return None if training is None else training.code, self.evaluation.provenance.code
+
     def members(self, benchmark: str, group: Group) -> NDArray[np.bool_]:
         """Which labels of `benchmark` belong to `group`: met in training or not, stuff or things."""
         classes = self.evaluation.benchmarks[benchmark].classes
@@ -181,7 +200,8 @@ def _result(plan: Plan, row: Row, folder: Path) -> Result:
     for benchmark in row.params.data.benchmarks:
         if benchmark not in evaluation.benchmarks:
             raise UserError(f"{path}: benchmarks: '{benchmark}' is missing; evaluate the row again")
-    origin, current = evaluation.provenance, row.params.revision
-    trained_now = row.method == "dense_clip" or origin.revision.training == current.training
-    current_all = trained_now and origin.revision.evaluation == current.evaluation and origin.data_digest == plan.digest
-    return Result(row, folder, evaluation, stale=not current_all)
+    origin, trained, current = evaluation.provenance, evaluation.training, row.params.revision
+    stale = origin.revision.evaluation != current.evaluation or origin.data_digest != plan.digest
+    if trained is not None:
+        stale = stale or trained.revision.training != current.training or trained.data_digest != plan.digest
+    return Result(row, folder, evaluation, stale)

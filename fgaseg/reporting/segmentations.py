@@ -116,7 +116,7 @@ def segmentation_figure(panels: Sequence[Panel], out: Path, compare: Sequence[Pa
     from matplotlib.figure import Figure
 
     if not panels:
-        save_sentence("The evaluation kept no images: raise evaluation.panels and evaluate again.", out)
+        save_sentence("There are no images yet: evaluate the default model, with evaluation.panels above 0.", out)
         return
     sources = [{_key(p): p for p in source} for source in ([panels] if compare is None else [compare, panels])]
     titles = ["image", "ground truth", *(["FGAseg"] if compare is None else ["dense CLIP", "FGAseg"])]

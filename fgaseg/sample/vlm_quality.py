@@ -9,14 +9,14 @@ from PIL import Image
 from torch import Tensor
 
 from fgaseg.data.pixels import normalise
+from fgaseg.evaluation.benchmark import segment
 from fgaseg.evaluation.counts import Counts
 from fgaseg.evaluation.segmenter import DenseCLIPSegmenter
-from fgaseg.evaluation.sliding import label_map, merge, views
 from fgaseg.model.clip import DenseCLIP
 from fgaseg.model.prompts import tokenizer
 from fgaseg.sample.concepts import CONCEPTS
 from fgaseg.sample.scenes import Scene
-from fgaseg.sample.vlm import ARCHITECTURE, SCENE_SIZE, caption
+from fgaseg.sample.vlm import ARCHITECTURE, caption
 from fgaseg.schema import Evaluation
 
 
@@ -47,8 +47,7 @@ def dense_quality(clip: DenseCLIP, scenes: Sequence[Scene], params: Evaluation, 
     segmenter.set_vocabulary([concept.names["coco-stuff"] for concept in CONCEPTS])
     counts = Counts(len(CONCEPTS))
     for scene in scenes:
-        scores = merge(segmenter.scores(views(Image.fromarray(scene.image), params)), params)
-        counts.add(label_map(scores, SCENE_SIZE, SCENE_SIZE).numpy(), scene.labels.astype(np.int64))
+        counts.add(segment(segmenter, Image.fromarray(scene.image), params), scene.labels.astype(np.int64))
     iou = counts.iou()
     groups = {
         "all": [True for _ in CONCEPTS],

@@ -10,13 +10,13 @@ import torch
 from fgaseg.data.prepared import PreparedDataset
 from fgaseg.evaluation.benchmark import evaluate_samples
 from fgaseg.evaluation.segmenter import FGAsegSegmenter
-from fgaseg.files import write_json
+from fgaseg.files import exclusive, write_json
 from fgaseg.loading import save_model, untrained_model
 from fgaseg.plan import Plan
 from fgaseg.provenance import provenance
 from fgaseg.runtime import set_up_torch
 from fgaseg.schema import Launch, Params
-from fgaseg.tracking import track
+from fgaseg.tracking import track_job
 from fgaseg.training.metrics import MetricsFile
 from fgaseg.training.state import DamagedCheckpointError, TrainingState, checkpoints
 from fgaseg.training.stream import TrainingStream, training_vocabulary
@@ -49,6 +49,11 @@ def _resume(state: TrainingState, folder: Path, owner: str) -> None:
 
 def train_run(plan: Plan, run_id: str, launch: Launch) -> Path:
     """Train run `run_id` of the plan, from its last checkpoint if there is one; returns the path of the model."""
+    with exclusive(plan.paths.run(run_id)):
+        return _train_run(plan, run_id, launch)
+
+
+def _train_run(plan: Plan, run_id: str, launch: Launch) -> Path:
     params: Params = plan.runs[run_id]
     folder = plan.paths.run(run_id)
     device = set_up_torch(launch.threads)
@@ -87,5 +92,5 @@ def train_run(plan: Plan, run_id: str, launch: Launch) -> Path:
         workers=launch.workers,
     )
     save_model(model, run_id, folder / "model.safetensors")
-    track(plan, run_id, launch)
+    track_job(plan, launch, run_id)
     return folder / "model.safetensors"

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from fgaseg.errors import UserError
 from fgaseg.model.fgaseg import FGAseg
 from fgaseg.model.prompts import tokenise
 from fgaseg.model.t2p import t2p_loss
-from fgaseg.schema import Params, Training
+from fgaseg.schema import Decoder, Params, Training
 from fgaseg.training.metrics import MetricsFile
 from fgaseg.training.state import TrainingState
 from fgaseg.training.stream import IGNORE, TrainingStream
@@ -60,14 +60,24 @@ def segmentation_loss(logits: Tensor, labels: Tensor, loss: str) -> Tensor:
     return (each * valid[:, None]).sum() / (count * logits.shape[1])
 
 
+def auxiliary_loss(heads: Sequence[Tensor], labels: Tensor, loss: str, decoder: Decoder) -> Tensor:
+    """The fast decoder's term of equation 13: the loss of each head's logits, weighted and summed."""
+    first, *others = (segmentation_loss(logits, labels, loss) for logits in heads)
+    rest = torch.stack(others).sum()
+    return decoder.aux_weight * first + (decoder.aux_weight if decoder.aux_weighting == "all" else 1.0) * rest
+
+
 def losses(model: FGAseg, images: Tensor, labels: Tensor, tokens: Tensor, params: Params) -> dict[str, Tensor]:
-    """The weighted sum `loss` (equation 13) and its terms."""
+    """The sum `loss` (equation 13) and its terms: `loss_seg`, `loss_t2p` before its weight, `loss_aux` as it is added."""
     output = model(images, model.clip.encode_text(tokens))
     terms = {"loss_seg": segmentation_loss(output.logits, labels, params.training.loss)}
     total = terms["loss_seg"]
     if output.alignment is not None:
         terms["loss_t2p"] = t2p_loss(output.alignment, labels, IGNORE, params.model.t2p.loss)
         total = total + params.model.t2p.weight * terms["loss_t2p"]
+    if output.auxiliary:
+        terms["loss_aux"] = auxiliary_loss(output.auxiliary, labels, params.training.loss, params.model.decoder)
+        total = total + terms["loss_aux"]
     return {"loss": total, **terms}
 
 

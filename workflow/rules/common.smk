@@ -19,6 +19,12 @@ TRACKED_DATA = (
     [] if PLAN.digest == "untracked" else ["data.dvc"]
 )  # another scale's data must not make this one stale
 
+TIMED = [  # tables whose rows differ in speed
+    key
+    for key, table in PLAN.tables.items()
+    if table.target == "all" and any(row.params.evaluation.top_n for row in table.rows)
+]
+
 # What a job needs at each scale.
 MEMORY_MB = {"sample": 3000, "paper": 24000}[SCALE]
 PREPARE_PROCESSES = {"sample": 1, "paper": 8}[SCALE]
@@ -30,7 +36,7 @@ wildcard_constraints:
     backbone="|".join(PLAN.backbones),
     run="|".join(PLAN.runs),
     evaluation="|".join(PLAN.evaluations),
-    scope="main|all",
+    scope="main|all|fidelity",
 
 
 def dataset_files(name):
@@ -52,10 +58,6 @@ def run_inputs(wildcards):
     ]
 
 
-def evaluation_file(row):
-    return f"{RESULTS}/evaluations/{row.eval_id}/evaluation.json"
-
-
 def evaluation_inputs(wildcards):
     """What an evaluation reads: all benchmarks, the training set's class list, and a model."""
     row = PLAN.evaluations[wildcards.evaluation]
@@ -66,22 +68,26 @@ def evaluation_inputs(wildcards):
     return [*files, backbone_file(row.params)]
 
 
+def report_rows(scope):
+    """The rows that a report shows: the main job's two, or those of all tables of the scope."""
+    if scope == "main":
+        return PLAN.main_rows
+    return [row for table in PLAN.tables_of(scope) for row in table.rows]
+
+
 def report_inputs(wildcards):
-    """The evaluations that a report shows: Table I's of the default backbone, or all of Table I's."""
-    rows = PLAN.main_rows if wildcards.scope == "main" else PLAN.tables["table_1"].rows
-    return [evaluation_file(row) for row in rows]
+    """The evaluations that a report shows, and the times per image where a table has such."""
+    replicas = [r for row in report_rows(wildcards.scope) for r in row.replicas]
+    files = [f"{RESULTS}/evaluations/{r.eval_id}/evaluation.json" for r in replicas]
+    if wildcards.scope == "all":
+        files += [f"{RESULTS}/timings/{table}.json" for table in TIMED]
+    return sorted(set(files))
 
 
 def report_files(scope):
-    names = [
-        "table_1.md",
-        "table_1.csv",
-        "table_1.tex",
-        "table_1.txt",
-        "table_1.html",
-        "metrics.json",
-        "segmentation.png",
-        "pseudo_masks.png",
-        "training.png",
+    """What a person opens, everything else lies beside it; and the mark that MLflow has it."""
+    names = ("report.html", "metrics.json")
+    return [
+        *(f"{RESULTS}/report/{scope}/{name}" for name in names),
+        f"{RESULTS}/tracked/{scope}",
     ]
-    return [f"{RESULTS}/report/{scope}/{name}" for name in names]

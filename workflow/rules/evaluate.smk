@@ -1,4 +1,4 @@
-# One job scores a row on all benchmarks.
+# One job scores a row on all benchmarks; another one measures times per image, alone on the machine.
 
 
 rule evaluate:
@@ -22,3 +22,32 @@ rule evaluate:
         "evaluating {wildcards.evaluation} on all benchmarks"
     shell:
         "fgaseg evaluate {wildcards.evaluation} --scale {params.scale} > {log} 2>&1"
+
+
+rule timing:
+    input:
+        lambda wildcards: [
+            file
+            for row in PLAN.tables[wildcards.table].rows
+            for file in (
+                f"{RESULTS}/runs/{row.run_id}/model.safetensors",
+                f"{RESULTS}/evaluations/{row.eval_id}/evaluation.json",
+            )
+        ],
+    output:
+        f"{RESULTS}/timings/{{table}}.json",
+    log:
+        f"{LOGS}/timing/{{table}}.log",
+    conda:
+        ENVIRONMENT
+    threads: workflow.cores
+    resources:
+        mem_mb=MEMORY_MB,
+        gpu=GPUS,
+        runtime=120,
+    params:
+        scale=SCALE,
+    message:
+        "timing the rows of {wildcards.table}"
+    shell:
+        "fgaseg timing {wildcards.table} --scale {params.scale} > {log} 2>&1"

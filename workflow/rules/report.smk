@@ -1,53 +1,48 @@
-# Tables and figures, from the evaluations' files alone.
+# Tables, figures and one page with all of them, from the evaluations' files alone; MLflow is brought up to them.
 
 
 rule report:
     input:
         report_inputs,
     output:
-        markdown=f"{RESULTS}/report/{{scope}}/table_1.md",
-        csv=f"{RESULTS}/report/{{scope}}/table_1.csv",
-        latex=f"{RESULTS}/report/{{scope}}/table_1.tex",
-        text=f"{RESULTS}/report/{{scope}}/table_1.txt",
+        page=report(
+            f"{RESULTS}/report/{{scope}}/report.html",
+            caption="../report/page.rst",
+            category="Study",
+            labels={"report": "{scope}"},
+        ),
         metrics=f"{RESULTS}/report/{{scope}}/metrics.json",
-        html=report(
-            f"{RESULTS}/report/{{scope}}/table_1.html",
-            caption="../report/table_1.rst",
-            category="Tables",
-            labels={"table": "Table I", "shows": "mIoU on five benchmarks"},
-        ),
-        segmentation=report(
-            f"{RESULTS}/report/{{scope}}/segmentation.png",
-            caption="../report/segmentation.rst",
-            category="Figures",
-            labels={
-                "figure": "Segmentation",
-                "shows": "images, ground truth, predictions",
-            },
-        ),
-        pseudo_masks=report(
-            f"{RESULTS}/report/{{scope}}/pseudo_masks.png",
-            caption="../report/pseudo_masks.rst",
-            category="Figures",
-            labels={"figure": "Pseudo-masks", "shows": "global, local and fused maps"},
-        ),
-        training=report(
-            f"{RESULTS}/report/{{scope}}/training.png",
-            caption="../report/training.rst",
-            category="Figures",
-            labels={"figure": "Training", "shows": "losses and validation mIoU"},
-        ),
     log:
         f"{LOGS}/report_{{scope}}.log",
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=1000,
-        runtime=15,
+        mem_mb=2000,
+        runtime=30,
     params:
         scale=SCALE,
-        folder=subpath(output.markdown, parent=True),
+        folder=subpath(output.page, parent=True),
     message:
-        "rendering Table I and the figures ({wildcards.scope})"
+        "rendering tables, figures and {output.page}"
     shell:
-        "fgaseg report --quiet --scale {params.scale} --out {params.folder} > {log} 2>&1"
+        "fgaseg report --quiet --scope {wildcards.scope} --scale {params.scale} --out {params.folder} > {log} 2>&1"
+
+
+rule track:
+    input:
+        rules.report.output,
+    output:
+        touch(f"{RESULTS}/tracked/{{scope}}"),
+    log:
+        f"{LOGS}/track_{{scope}}.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        scale=SCALE,
+    message:
+        "bringing MLflow up to the results"
+    shell:
+        "fgaseg track --scale {params.scale} > {log} 2>&1"

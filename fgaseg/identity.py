@@ -1,0 +1,70 @@
+"""What makes two trainings, or two evaluations, the same or different: hashes of all that decides their results."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from fgaseg.errors import UserError
+from fgaseg.params import read_yaml
+from fgaseg.schema import Params
+
+Method = Literal["fgaseg", "dense_clip"]
+
+
+def _short_hash(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def data_digest(root: Path, data_root: str) -> str:
+    """The digest that DVC recorded for the raw data at `data_root`, or "untracked".
+
+    Read from `data.dvc` at the project's root: known before the data are there, so that a plan needs no data.
+    """
+    path = root / "data.dvc"
+    if path.exists():
+        try:
+            digests = {Path(out["path"]): str(out["md5"]) for out in read_yaml(path)["outs"]}
+        except (KeyError, TypeError):
+            raise UserError(f"{path}: not a file of DVC: outs with path and md5 are expected; restore it from git") from None
+        return digests.get(Path(data_root), "untracked")
+    return "untracked"
+
+
+def run_id(params: Params, digest: str) -> str:
+    """Identity of a training: all that decides its weights, and nothing else."""
+    p = params.model_dump(mode="json")
+    vlm = {k: v for k, v in p["vlm"].items() if k not in ("backbone", "label")}
+    data = {k: p["data"][k] for k in ("train", "train_classes")}
+    training = {k: v for k, v in p["training"].items() if k != "validate_every"}
+    parts = {"vlm": vlm, "model": p["model"], "training": training, "data": data}
+    return _short_hash(parts | {"digest": digest, "revision": params.revision.training})
+
+
+def eval_id(params: Params, method: Method, digest: str) -> str:
+    """Identity of an evaluation: the training (or the untrained CLIP) and how it is scored."""
+    p = params.model_dump(mode="json")
+    if method == "fgaseg":
+        subject: Any = run_id(params, digest)
+    else:
+        subject = {k: p["vlm"][k] for k in ("architecture", "pretrained", "image_size", "dense_residual", "prompts")}
+    scoring = {k: v for k, v in p["evaluation"].items() if k != "panels"}
+    parts = {"subject": subject, "method": method, "evaluation": scoring, "benchmarks": p["data"]["benchmarks"]}
+    return _short_hash(parts | {"digest": digest, "revision": params.revision.evaluation})
+
+
+def changes(default: Params, params: Params) -> dict[str, Any]:
+    """The dotted keys in which `params` differs from `default`, with their values."""
+
+    def walk(a: dict[str, Any], b: dict[str, Any], prefix: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in b.items():
+            if isinstance(value, dict):
+                found |= walk(a[key], value, f"{prefix}{key}.")
+            elif a[key] != value:
+                found[f"{prefix}{key}"] = value
+        return found
+
+    return walk(default.model_dump(mode="json"), params.model_dump(mode="json"), "")

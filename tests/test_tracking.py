@@ -1,0 +1,297 @@
+"""MLflow as a user meets it: `fgaseg track`, a real server, and the compare view in a real browser."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import pytest
+from browser import browse, needs_browser
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from project import Project
+
+from fgaseg.plan import Plan, Row
+from fgaseg.training.metrics import read_metrics
+
+LINES_ON_SCREEN = """(() => {
+    const lines = {};
+    for (const cell of document.querySelectorAll('td, th, [role=rowgroup] > div')) {
+        const place = cell.getBoundingClientRect();
+        (lines[Math.round(place.top)] ??= []).push([place.left, cell.innerText.trim()]);
+    }
+    return Object.values(lines).map(line => line.sort((a, b) => a[0] - b[0]).map(cell => cell[1]));
+})()"""
+"""The cells of tables and grids, left to right; the compare view draws a grid's first column apart from the others."""
+
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+
+
+def plan_of(project: Project) -> Plan:
+    return Plan(project.root, "sample")
+
+
+def pretend(project: Project, row: Row, miou: float) -> None:
+    """Files of a trained and evaluated row, made from those of the default model: only what tracking reads is right."""
+    plan = plan_of(project)
+    done = next(path.parent for path in sorted(project.results.glob("runs/*/model.safetensors")))
+    evaluated = json.loads((plan.paths.evaluation(plan.default_row.eval_id) / "evaluation.json").read_text())
+    run = f"results/sample/runs/{row.run_id}"
+    params = json.loads((done / "params.json").read_text()) | {
+        "run_id": row.run_id,
+        "params": row.params.model_dump(mode="json"),
+    }
+    if done.name != row.run_id:
+        project.write(f"{run}/params.json", json.dumps(params))
+        project.write(f"{run}/metrics.jsonl", (done / "metrics.jsonl").read_text())
+        project.write(f"{run}/model.safetensors", b"")
+    for result in evaluated["benchmarks"].values():
+        result["miou"] = miou
+    project.write(f"results/sample/evaluations/{row.eval_id}/evaluation.json", json.dumps(evaluated))
+
+
+@pytest.fixture(scope="module")
+def grid(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The main job, three other weights of the T2P loss, and two top-N evaluations of one run. To be copied, not changed."""
+    project = finished.copy(tmp_path_factory.mktemp("tracked") / "project")
+    tables = plan_of(project).tables
+    for number, miou in ((4, 0.41), (6, 0.42), (7, 0.43)):
+        pretend(project, tables["table_3d"].rows[number - 1], miou)
+    for number, miou in ((1, 0.51), (3, 0.52)):
+        pretend(project, tables["table_6"].rows[number - 1], miou)
+    project.write(f"results/sample/report/all/curves/{plan_of(project).default_row.run_id}.png", b"a picture")
+    project.write("results/sample/report/all/table_1.md", "a table")
+    return project
+
+
+@pytest.fixture(scope="module")
+def tracked(grid: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The grid after `fgaseg track`, to be read."""
+    project = grid.copy(tmp_path_factory.mktemp("read") / "project")
+    project.succeed("track")
+    return project
+
+
+@pytest.fixture
+def growing(grid: Project, tmp_path: Path) -> Project:
+    """The grid after `fgaseg track`, to be changed."""
+    project = grid.copy(tmp_path / "project")
+    project.succeed("track")
+    return project
+
+
+def store(project: Project) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{project.results / 'mlflow.db'}")
+
+
+def runs(client: MlflowClient) -> dict[str, Run]:
+    """The runs of the one experiment by name, which must tell them apart."""
+    experiment = client.get_experiment_by_name("fgaseg-sample")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    named = {str(run.info.run_name): run for run in found}
+    assert len(named) == len(found)
+    return named
+
+
+def content(client: MlflowClient) -> dict[str, Any]:
+    """All that MLflow tells of the runs, with every point of every metric and the artifacts' times."""
+    found: dict[str, Any] = {}
+    for name, run in runs(client).items():
+        points = {
+            key: [(p.step, p.timestamp, p.value) for p in client.get_metric_history(run.info.run_id, key)]
+            for key in run.data.metrics
+        }
+        found[name] = (run.to_dictionary(), points)
+    return found
+
+
+def test_every_row_is_one_run_with_a_name_for_people(tracked: Project) -> None:
+    found = runs(store(tracked))
+    expected = {"default model", "dense CLIP, mini/12", "report (all)", "table_5 fast: yes, fusion: cat"}
+    assert found.keys() == expected | {f"table_3d weight: {weight}" for weight in ("0.2", "1", "5")}
+    tags = found["default model"].data.tags
+    assert (tags["table_1"], tags["table_3d"]) == ("method: FGAseg, backbone: base", "weight: 0.02")
+    note = found["table_3d weight: 5"].data.tags["mlflow.note.content"]
+    assert "Table III (d): weight of the T2P loss, row weight: 5" in note
+    assert "`model.t2p.weight` = 5" in note
+    assert "not comparable with published numbers" in note
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+
+
+def test_curves_parameters_and_scores_are_those_of_the_files(tracked: Project) -> None:
+    client, plan = store(tracked), plan_of(tracked)
+    run = runs(client)["default model"]
+    lines = read_metrics(plan.paths.run(plan.default_row.run_id or "") / "metrics.jsonl")
+    for name in ("loss", "validation_miou"):
+        expected = [(line["step"], line[name]) for line in lines if name in line]
+        assert expected
+        assert [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, name)] == expected
+    assert run.data.params["training.global_batch"] == "4"
+    assert run.data.params["model.t2p.weight"] == "0.02"
+    evaluated = json.loads((plan.paths.evaluation(plan.default_row.eval_id) / "evaluation.json").read_text())
+    miou = {name: result["miou"] for name, result in evaluated["benchmarks"].items()}
+    for name, value in miou.items():
+        assert run.data.metrics[f"miou/{name}"] == value
+    assert run.data.metrics["miou/mean"] == pytest.approx(sum(miou.values()) / 5)
+
+
+def test_evaluations_of_one_run_stand_side_by_side(tracked: Project) -> None:
+    metrics = runs(store(tracked))["table_5 fast: yes, fusion: cat"].data.metrics
+    assert metrics["miou/a-847/top-1"] == metrics["miou/mean/top-1"] == 0.51
+    assert metrics["miou/a-847/top-8"] == metrics["miou/mean/top-8"] == 0.52
+    assert "miou/a-847" not in metrics
+
+
+def test_params_curves_and_reports_are_artifacts_below_the_results(tracked: Project) -> None:
+    client, plan = store(tracked), plan_of(tracked)
+    found = runs(client)
+    assert {file.path for file in client.list_artifacts(found["default model"].info.run_id)} == {"params.json", "curves"}
+    folder = tracked.results / "mlartifacts"
+    (curve,) = folder.glob(f"{found['default model'].info.run_id}/artifacts/curves/{plan.default_row.run_id}.png")
+    assert curve.read_bytes() == b"a picture"
+    (report,) = folder.glob(f"{found['report (all)'].info.run_id}/artifacts/table_1.md")
+    assert report.read_text() == "a table"
+
+
+def test_tracking_a_second_time_changes_nothing(tracked: Project) -> None:
+    client = store(tracked)
+    first = content(client)
+    times = {path: path.stat().st_mtime_ns for path in (tracked.results / "mlartifacts").rglob("*")}
+    tracked.succeed("track")
+    assert content(client) == first
+    assert {path: path.stat().st_mtime_ns for path in (tracked.results / "mlartifacts").rglob("*")} == times
+
+
+def test_two_deliveries_at_once_make_one_store_and_each_run_once(grid: Project, tmp_path: Path) -> None:
+    project = grid.copy(tmp_path / "project")
+    command = [str(Path(sys.executable).parent / "fgaseg"), "track"]
+    both = [subprocess.Popen(command, cwd=project.root, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[1] for process in both] == ["", ""]
+    assert len(runs(store(project))) == 7
+
+
+def test_a_lower_score_and_a_new_report_replace_the_old_ones(growing: Project) -> None:
+    pretend(growing, plan_of(growing).tables["table_3d"].rows[6], 0.12)
+    growing.write("results/sample/report/all/table_1.md", "another table")
+    growing.succeed("track")
+    client = store(growing)
+    assert runs(client)["table_3d weight: 5"].data.metrics["miou/a-847"] == 0.12
+    report = client.download_artifacts(runs(client)["report (all)"].info.run_id, "table_1.md")
+    assert Path(report).read_text() == "another table"
+
+
+def test_a_training_that_goes_on_adds_its_points_and_one_begun_anew_replaces_the_run(growing: Project) -> None:
+    plan = plan_of(growing)
+    path = plan.paths.run(plan.default_row.run_id or "") / "metrics.jsonl"
+    lines = read_metrics(path)
+    longer = [*lines, {"step": 9, "time": lines[-1]["time"] + 1, "loss": 0.5}]
+    growing.write(path.relative_to(growing.root), "".join(json.dumps(line) + "\n" for line in longer))
+    growing.succeed("track")
+    client = store(growing)
+    before = runs(client)["default model"].info.run_id
+    assert [p.step for p in client.get_metric_history(before, "loss")] == [1, 2, 3, 9]
+
+    anew = [{"step": 1, "time": lines[0]["time"] + 100, "loss": 7.0}]
+    growing.write(path.relative_to(growing.root), "".join(json.dumps(line) + "\n" for line in anew))
+    growing.succeed("track")
+    after = runs(client)["default model"].info.run_id
+    assert after != before
+    assert [(p.step, p.value) for p in client.get_metric_history(after, "loss")] == [(1, 7.0)]
+
+
+def test_a_job_without_a_server_does_not_load_mlflow(grid: Project) -> None:
+    script = (
+        "import sys; from pathlib import Path; from fgaseg.plan import Plan; from fgaseg.params import load_launch; "
+        "from fgaseg.tracking import track_job; plan = Plan(Path(), 'sample'); "
+        "track_job(plan, load_launch(Path()), plan.default_row.run_id); sys.exit('mlflow' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=grid.root, check=True)
+    assert not (grid.results / "mlflow.db").exists()
+
+
+@pytest.fixture
+def address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def server(address: str, tmp_path: Path) -> Iterator[str]:
+    """A tracking server with an artifact store of its own."""
+    command = [
+        str(Path(sys.executable).parent / "mlflow"), "server", "--host", "127.0.0.1", "--port", address.rsplit(":", 1)[1],
+        "--workers", "1", "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}",
+        "--artifacts-destination", str(tmp_path / "store"),
+    ]  # fmt: skip
+    log = (tmp_path / "server.log").open("w")
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | QUIET, start_new_session=True)
+    try:
+        until = time.monotonic() + 120
+        while True:
+            try:
+                with urlopen(f"{address}/health", timeout=2):
+                    break
+            except (URLError, OSError):
+                assert process.poll() is None, (tmp_path / "server.log").read_text()
+                assert time.monotonic() < until, "the tracking server has not started in two minutes"
+                time.sleep(0.3)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
+
+
+def test_a_server_that_is_away_costs_one_warning_and_is_served_later_without_double_points(
+    grid: Project, address: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    project = grid.copy(tmp_path / "project")
+    project.edit("params/launch.yaml", "tracking_uri: null", f"tracking_uri: {address}")
+    away = project.succeed("track")
+    assert away.err.count("WARNING") == 1
+    assert f"tracking server {address} is away" in away.err
+    assert not away.out
+
+    request.getfixturevalue("server")
+    run = plan_of(project).default_row.run_id or ""
+    project.remove(f"results/sample/runs/{run}/model.safetensors")
+    project.succeed("train", run)  # tells the server at its end
+    client = MlflowClient(address)
+    assert runs(client).keys() == {"default model"}
+    for _ in range(2):
+        project.succeed("track")
+    tracked = runs(client)
+    assert len(tracked) == 7
+    assert [p.step for p in client.get_metric_history(tracked["default model"].info.run_id, "loss")] == [1, 2, 3]
+    assert (tmp_path / "store").is_dir()
+    assert not (project.results / "mlartifacts").exists()
+
+
+@needs_browser
+@pytest.mark.slow  # a server and a browser start
+def test_the_compare_view_shows_an_ablation(grid: Project, server: str, tmp_path: Path) -> None:
+    project = grid.copy(tmp_path / "project")
+    project.edit("params/launch.yaml", "tracking_uri: null", f"tracking_uri: {server}")
+    project.succeed("track")
+    client = MlflowClient(server)
+    ablation = {run.data.tags["table_3d"]: run for run in runs(client).values() if "table_3d" in run.data.tags}
+    assert ablation.keys() == {f"weight: {weight}" for weight in ("0.02", "0.2", "1", "5")}
+    ids = [run.info.run_id for run in ablation.values()]
+    experiment = next(iter(ablation.values())).info.experiment_id
+    query = f"runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([experiment]))}"
+    shown = browse(f"{server}/#/compare-runs?{query}", tmp_path, 15000, LINES_ON_SCREEN, (1600, 3000))
+    rows = {row[0].rstrip(":"): set(row[1:]) for row in shown.value if row}
+    assert rows["Run Name"] == {str(run.info.run_name) for run in ablation.values()}
+    assert rows["model.t2p.weight"] == {"0.02", "0.2", "1.0", "5.0"}
+    assert rows["miou/a-847"] > {"0.41", "0.42", "0.43"}
