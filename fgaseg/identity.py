@@ -55,6 +55,16 @@ def eval_id(params: Params, method: Method, digest: str) -> str:
     return _short_hash(parts | {"digest": digest, "revision": params.revision.evaluation})
 
 
+def data_id(data_root: str, digest: str) -> str:
+    """Identity of the raw data: what prepared datasets are made from."""
+    return _short_hash({"root": data_root, "digest": digest})[:8]
+
+
+def backbones_id(backbones: Mapping[str, Any], digest: str) -> str:
+    """Identity of the backbones and the data that may ship them: what provided weights are made from."""
+    return _short_hash({"backbones": backbones, "digest": digest})[:8]
+
+
 def changes(default: Params, params: Params) -> dict[str, Any]:
     """The dotted keys in which `params` differs from `default`, with their values."""
 

@@ -126,13 +126,13 @@ class Resolver:
         base = read_yaml(folder / "base.yaml")
         _check_keys(base, Params, str(folder / "base.yaml"), elsewhere=frozenset(f"vlm.{key}" for key in OF_BACKBONE))
         overlay = read_yaml(self._scale_file)
-        self._backbones: dict[str, Any] = overlay.pop("backbones", None)
+        self.backbones: dict[str, Any] = overlay.pop("backbones", None)
         delta = overlay.pop("set", {})
         if overlay:
             raise UserError(f"{self._scale_file}: unknown key '{next(iter(overlay))}'; known are backbones, set")
-        if not isinstance(self._backbones, dict):
+        if not isinstance(self.backbones, dict):
             raise UserError(f"{self._scale_file}: backbones: a mapping of names to {', '.join(OF_BACKBONE)} is expected")
-        for name, backbone in self._backbones.items():
+        for name, backbone in self.backbones.items():
             others = frozenset(VLM.model_fields) - frozenset(OF_BACKBONE)
             _check_keys(backbone, VLM, f"{self._scale_file}, backbones.{name}", elsewhere=others)
         self._tree = apply_delta(base, delta, str(self._scale_file))
@@ -142,10 +142,10 @@ class Resolver:
         """The parameters of a row; `where` names its file and row in errors."""
         tree = apply_delta(self._tree, delta, where)
         backbone = tree["vlm"]["backbone"]
-        if backbone not in self._backbones:
-            names = ", ".join(self._backbones)
+        if backbone not in self.backbones:
+            names = ", ".join(self.backbones)
             raise UserError(f"{where}: vlm.backbone: '{backbone}' is not among the backbones of {self._scale_file}: {names}")
-        tree["vlm"] |= self._backbones[backbone]
+        tree["vlm"] |= self.backbones[backbone]
         try:
             return Params.model_validate(tree)
         except ValidationError as error:

@@ -6,10 +6,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Paths:
-    """The folders and files of one scale below the project's root."""
+    """The folders and files of one scale below the project's root.
+
+    `data` and `backbones` identify the raw data and the backbones: what is made of others has another path, so that no
+    leftover of theirs is taken for new, whatever its age.
+    """
 
     root: Path
     scale: str
+    data: str
+    backbones: str
 
     @property
     def results(self) -> Path:
@@ -31,11 +37,11 @@ class Paths:
 
     def dataset(self, name: str) -> Path:
         """A prepared dataset: index.csv, classes.json, labels/."""
-        return self.results / "data" / name
+        return self.results / "data" / self.data / name
 
     def vlm(self, backbone: str) -> Path:
         """The weights of a backbone as open_clip loads them."""
-        return self.results / "vlm" / f"{backbone}.pt"
+        return self.results / "vlm" / self.backbones / f"{backbone}.pt"
 
     def run(self, run_id: str) -> Path:
         """A training: params.json, metrics.jsonl, checkpoints/, model.pt."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fgaseg.errors import UserError
-from fgaseg.identity import Method, data_digest, eval_id, run_id
+from fgaseg.identity import Method, backbones_id, data_digest, data_id, eval_id, run_id
 from fgaseg.params import Resolver, read_yaml
 from fgaseg.paths import Paths
 from fgaseg.schema import Params, Scale
@@ -117,10 +117,12 @@ class Plan:
         if scale not in get_args(Scale):
             raise UserError(f"scale: '{scale}' is unknown; choose sample or paper")
         self.root, self.scale = root, scale
-        self.paths = Paths(root, scale)
         self._resolver = Resolver(root, scale)
         self.default = self._resolver.default
         self.digest = data_digest(root, self.default.data.root)
+        self.paths = Paths(
+            root, scale, data_id(self.default.data.root, self.digest), backbones_id(self._resolver.backbones, self.digest)
+        )
         files = sorted(
             (root / "params" / "tables").glob("*.yaml"), key=lambda path: (not path.stem.startswith("table_"), path.stem)
         )

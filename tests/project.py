@@ -20,6 +20,8 @@ import torch
 
 from fgaseg.model.clip import create_open_clip
 from fgaseg.model.weights import save_compact
+from fgaseg.paths import Paths
+from fgaseg.plan import Plan
 from fgaseg.sample.datasets import MINIATURES, write_sample
 
 DATASETS = ("coco-stuff-train", "coco-stuff-val", "a-847", "pc-459", "a-150", "pc-59", "pas-20")
@@ -150,6 +152,17 @@ class Project:
     @property
     def results(self) -> Path:
         return self.root / "results" / "sample"
+
+    def _paths(self) -> Paths:
+        return Plan(self.root, "sample").paths
+
+    def dataset(self, name: str) -> str:
+        """The folder of a prepared dataset, from the root."""
+        return str(self._paths().dataset(name).relative_to(self.root))
+
+    def backbone(self) -> str:
+        """The file of the default backbone's weights, from the root."""
+        return str(self._paths().vlm("base").relative_to(self.root))
 
     def ids(self, table: str, row: int) -> tuple[str, str]:
         """Run and evaluation id of a table's row, as `fgaseg show` prints them."""

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +22,6 @@ LABEL = "data/sample/VOCdevkit/VOC2012/SegmentationClassAug/2007_000042.png"
 SCALE = "params/scale/sample.yaml"
 ROW = ("params/tables/table_7.yaml", "set: {vlm.finetune: full}")
 PREDICT = ("predict", PHOTO, "--classes", "sky, tree", "--out", "out/overlay.png")
-BACKBONE = "results/sample/vlm/base.pt"
 
 
 def assert_says(message: str, *words: str) -> None:
@@ -77,12 +75,12 @@ def paint(project: Project) -> None:
 )
 def test_prepare_refuses_raw_data(damage: Callable[[Project], None], words: list[str], project: Project) -> None:
     damage(project)
-    out = project.results / "data" / "pas-20"
-    shutil.rmtree(out)
+    out = project.dataset("pas-20")
+    project.remove(out)
     before = project.files()
     assert_says(Project.one_line(project.quick("prepare", "pas-20")), *words)
     written = {path for path in project.files() if path not in before}
-    assert all(path.startswith("results/sample/data/pas-20/labels/") and path.endswith(".png") for path in written)
+    assert all(path.startswith(f"{out}/labels/") and path.endswith(".png") for path in written)
     for path in written:
         Image.open(project.root / path).load()
 
@@ -220,14 +218,14 @@ def test_vlm_refuses_an_unknown_architecture_or_tag(old: str, new: str, words: l
 
 
 def other_backbone(project: Project) -> None:
-    project.remove(BACKBONE)
-    torch.save({"visual.proj": torch.zeros(3, 4)}, project.root / BACKBONE)
+    project.remove(project.backbone())
+    torch.save({"visual.proj": torch.zeros(3, 4)}, project.root / project.backbone())
 
 
-@pytest.mark.parametrize("damage", [lambda p: p.remove(BACKBONE), lambda p: p.truncate(BACKBONE), other_backbone])
+@pytest.mark.parametrize("damage", [lambda p: p.remove(p.backbone()), lambda p: p.truncate(p.backbone()), other_backbone])
 def test_a_backbone_that_is_missing_damaged_or_foreign_is_refused(damage: Callable[[Project], None], project: Project) -> None:
     damage(project)
-    assert_says(project.refusal(*PREDICT), BACKBONE, "`fgaseg vlm")
+    assert_says(project.refusal(*PREDICT), project.backbone(), "`fgaseg vlm")
 
 
 # Trained models
@@ -283,8 +281,8 @@ def test_a_run_that_is_not_trained_is_refused(project: Project) -> None:
 def test_evaluate_refuses_a_prepared_dataset_and_keeps_the_evaluation(
     damage: Callable[[Project, str], None], file: str, project: Project
 ) -> None:
-    damage(project, f"results/sample/data/a-847/{file}")
-    assert_says(project.refusal("evaluate", project.ids("table_1", 1)[1]), "data/a-847", "`fgaseg prepare a-847`")
+    damage(project, f"{project.dataset('a-847')}/{file}")
+    assert_says(project.refusal("evaluate", project.ids("table_1", 1)[1]), project.dataset("a-847"), "`fgaseg prepare a-847`")
 
 
 def test_a_photograph_that_is_gone_ends_evaluate_and_keeps_the_evaluation(project: Project) -> None:
@@ -416,9 +414,9 @@ def test_a_damaged_line_of_metrics_is_refused(project: Project, run: str, interr
     assert_says(project.refusal("train", Path(run).name), f"{run}/metrics.jsonl", "remove the line")
 
 
-def test_damaged_tracking_costs_a_warning_alone(project: Project, run: str, interrupted: list[Path]) -> None:
+def test_damaged_tracking_costs_a_warning_alone(project: Project) -> None:
     project.write("results/sample/mlflow.db", "no database " * 100)
-    result = project.succeed("train", Path(run).name)
+    result = project.succeed("track")
     assert "WARNING: tracking at sqlite" in result.err
     assert "Traceback" not in result.err
 

@@ -40,7 +40,7 @@ def read(path: Path) -> list[int]:
 
 def pairs(folder: Path, benchmark: str) -> Pairs:
     """Count the kept label maps against the prepared labels, pixel by pixel."""
-    labels = folder.parents[1] / "data" / benchmark / "labels"
+    (labels,) = folder.parents[1].glob(f"data/*/{benchmark}/labels")
     found = []
     for predicted in sorted((folder / "panels" / benchmark).iterdir()):
         truth = read(labels / predicted.name)
@@ -105,7 +105,7 @@ def test_counts_of_each_image_give_the_same_metrics(benchmark: str, folder: Path
 def test_groups_are_the_means_of_their_classes(
     benchmark: str, folder: Path, evaluation: dict[str, Any], finished: Project
 ) -> None:
-    training = json.loads((finished.results / "data" / "coco-stuff-train" / "classes.json").read_text())
+    training = json.loads((finished.root / finished.dataset("coco-stuff-train") / "classes.json").read_text())
     trained_on = {c["name"] for c in training if c["present"]}
     stuff_ids = {c["name"]: c["raw_id"] >= 91 for c in training}
     classes, table = evaluation["benchmarks"][benchmark]["classes"], class_table(benchmark)

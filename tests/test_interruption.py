@@ -64,7 +64,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Project:
     for table in (project.root / "params" / "tables").glob("*.yaml"):
         if table.stem not in _TABLES:
             table.unlink()
-    prepared = [f"results/sample/data/{name}/index.csv" for name in ("coco-stuff-train", "a-847", "a-150")]
+    prepared = [f"{project.dataset(name)}/index.csv" for name in ("coco-stuff-train", "a-847", "a-150")]
     finish(start(project, "--", *prepared))
     return project
 

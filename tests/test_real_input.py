@@ -78,7 +78,7 @@ def real(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project
     rows = [{"label": {"method": "Dense CLIP"}, "method": "dense_clip"}, {"label": {"method": "FGAseg"}}]
     project.write("params/tables/table_1.yaml", yaml.safe_dump({"title": "Two", "caption": "Real.", "rows": rows}))
     for dataset in ("a-847", "pas-20"):
-        shutil.rmtree(project.results / "data" / dataset)
+        project.remove(project.dataset(dataset))
         project.succeed("prepare", dataset)
     result = project.run("evaluate", project.ids("table_1", 2)[1])
     assert result.status == 0, result.err
@@ -91,7 +91,7 @@ def evaluation(real: Project) -> dict[str, Any]:
 
 
 def prepared(real: Project, benchmark: str, stem: str) -> np.ndarray:
-    return np.asarray(Image.open(real.results / "data" / benchmark / "labels" / f"{stem}.png"))
+    return np.asarray(Image.open(real.root / real.dataset(benchmark) / "labels" / f"{stem}.png"))
 
 
 def test_prepared_labels_have_the_photographs_size_or_a_short_side_of_512(real: Project) -> None:

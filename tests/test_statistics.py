@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from fgaseg.errors import UserError
-from fgaseg.evaluation.statistics import (
+from fgaseg.reporting.statistics import (
     SAMPLES,
     Bootstrapped,
     Counts,

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -80,42 +79,6 @@ def test_two_trainings_from_scratch_give_the_same_weights_and_another_seed_other
     assert other_run != run
     other.succeed("train", other_run)
     assert (other.results / "runs" / other_run / "model.safetensors").read_bytes() != models[0]
-
-
-def test_training_lands_in_mlflow_with_tags_parameters_and_curves(untrained: Project, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
-    project = untrained.copy(tmp_path / "tracked")
-    run, _ = project.ids("table_1", 2)
-    project.succeed("train", run)
-    shutil.rmtree(project.results / "runs" / run / "checkpoints")
-    client = MlflowClient(f"sqlite:///{project.results / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'fgaseg-sample'")
-    (tracked,) = client.search_runs([experiment.experiment_id])
-    assert tracked.data.tags["fgaseg.run_id"] == run
-    assert tracked.data.tags["table_1"] == "method: FGAseg, backbone: base"
-    assert "table_7" in tracked.data.tags
-    assert tracked.data.params["training.global_batch"] == "4"
-    history = client.get_metric_history(tracked.info.run_id, "loss")
-    logged = [line for line in read_metrics(project.results / "runs" / run / "metrics.jsonl") if "loss" in line]
-    assert [(m.step, m.value) for m in history] == [(line["step"], line["loss"]) for line in logged]
-
-
-def test_a_tracking_server_that_is_away_costs_a_warning_and_is_served_later(untrained: Project, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
-    project = untrained.copy(tmp_path / "away")
-    project.edit("params/launch.yaml", "tracking_uri: null", "tracking_uri: http://127.0.0.1:9")
-    run, _ = project.ids("table_1", 2)
-    result = project.succeed("train", run)
-    assert "is away" in result.err
-    project.edit("params/launch.yaml", "tracking_uri: http://127.0.0.1:9", "tracking_uri: null")
-    (project.results / "runs" / run / "model.safetensors").unlink()
-    project.succeed("train", run)
-    client = MlflowClient(f"sqlite:///{project.results / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'fgaseg-sample'")
-    (tracked,) = client.search_runs([experiment.experiment_id])
-    assert len(client.get_metric_history(tracked.info.run_id, "loss")) == STEPS
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_iteration_term_and_images(untrained: Project, tmp_path: Path) -> None:

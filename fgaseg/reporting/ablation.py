@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from fgaseg.evaluation.statistics import LEVEL, Bootstrapped, holm
 from fgaseg.plan import Row, Table
 from fgaseg.reporting import layout
 from fgaseg.reporting.cells import (
@@ -21,6 +20,7 @@ from fgaseg.reporting.cells import (
 )
 from fgaseg.reporting.layout import DASH, DISTINCT, MINUS, Cell, Line, Missing, Number, Section, mark_best
 from fgaseg.reporting.scores import MEAN, Scores, estimate
+from fgaseg.reporting.statistics import LEVEL, Bootstrapped, holm
 from fgaseg.reporting.timing import speed_sections
 
 _MINUS_PUBLISHED = {

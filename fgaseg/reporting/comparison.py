@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import get_args
 
 from fgaseg.errors import UserError
-from fgaseg.evaluation.statistics import Estimate
 from fgaseg.identity import Method
 from fgaseg.plan import Row
 from fgaseg.reporting.results import Group
 from fgaseg.reporting.scores import Note, Scores, estimate
+from fgaseg.reporting.statistics import Estimate
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 METHODS: tuple[Method, ...] = ("dense_clip", "fgaseg")

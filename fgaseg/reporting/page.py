@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from fgaseg.evaluation.statistics import LEVEL, SAMPLES
 from fgaseg.files import write_whole
 from fgaseg.plan import Plan, Scope
 from fgaseg.reporting.figures import Figure, runs_by_table, short_title
 from fgaseg.reporting.formats import STYLE, fragment
 from fgaseg.reporting.layout import Table
 from fgaseg.reporting.results import Provenance, find_result
+from fgaseg.reporting.statistics import LEVEL, SAMPLES
 
 _CURVES = "curves-"  # how the keys of single trainings' figures begin
 _TITLES: dict[Scope, str] = {

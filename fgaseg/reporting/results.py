@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fgaseg.errors import UserError
-from fgaseg.evaluation.statistics import Counts, load_counts, miou
 from fgaseg.files import read_json
 from fgaseg.identity import Method, eval_id
 from fgaseg.plan import Plan, Row
+from fgaseg.reporting.statistics import Counts, load_counts, miou
 from fgaseg.schema import Revision, Scale
 
 Group = Literal["seen", "unseen", "stuff", "thing"]

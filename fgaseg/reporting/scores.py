@@ -4,9 +4,9 @@ import statistics
 from typing import Literal
 
 from fgaseg.errors import UserError
-from fgaseg.evaluation.statistics import Bootstrapped, Estimate, bootstrap, mean_of, require_same_truth
 from fgaseg.plan import Plan, Row
 from fgaseg.reporting.results import Group, Result, find_result
+from fgaseg.reporting.statistics import Bootstrapped, Estimate, bootstrap, mean_of, require_same_truth
 
 MEAN = "mean"
 Note = Literal["stale", "other_code", "fewer_seeds"]

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fgaseg.evaluation.statistics import Bootstrapped, Estimate
 from fgaseg.files import write_whole
 from fgaseg.plan import Plan, Scope, Table
 from fgaseg.reporting import layout
@@ -12,6 +11,7 @@ from fgaseg.reporting.ablation import ablation_table
 from fgaseg.reporting.comparison import METHODS, Comparison, comparisons
 from fgaseg.reporting.formats import latex, markdown, page
 from fgaseg.reporting.scores import MEAN, Scores
+from fgaseg.reporting.statistics import Bootstrapped, Estimate
 from fgaseg.reporting.table_1 import group_table, table_1, terminal_table
 from fgaseg.reporting.tidy import ablation_csv, table_1_csv
 

@@ -5,13 +5,13 @@ import io
 import math
 from collections.abc import Callable, Sequence
 
-from fgaseg.evaluation.statistics import Estimate
 from fgaseg.plan import Plan, Row, Table
 from fgaseg.reporting.ablation import Ablation
 from fgaseg.reporting.comparison import GROUPS, METHODS, Comparison
 from fgaseg.reporting.published import published_groups
 from fgaseg.reporting.results import Group, Provenance, Result
 from fgaseg.reporting.scores import MEAN, Scores, estimate
+from fgaseg.reporting.statistics import Estimate
 from fgaseg.reporting.timing import published_speed_up, read_timings, speed
 
 _ORIGIN = (

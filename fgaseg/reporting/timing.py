@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from fgaseg.errors import UserError
-from fgaseg.evaluation.statistics import Interval
 from fgaseg.plan import Plan, Row, Table
 from fgaseg.reporting.layout import DASH, Cell, Line, Missing, Number, Section
 from fgaseg.reporting.results import Provenance, Record
+from fgaseg.reporting.statistics import Interval
 
 _TIMES, _ARROW = "\N{MULTIPLICATION SIGN}", " \N{RIGHTWARDS ARROW} "
 

@@ -41,11 +41,12 @@ wildcard_constraints:
 
 def dataset_files(name):
     """The files that show that a prepared dataset is complete."""
-    return [f"{RESULTS}/data/{name}/index.csv", f"{RESULTS}/data/{name}/classes.json"]
+    folder = PLAN.paths.dataset(name)
+    return [str(folder / "index.csv"), str(folder / "classes.json")]
 
 
 def backbone_file(params):
-    return f"{RESULTS}/vlm/{params.vlm.backbone}.pt"
+    return str(PLAN.paths.vlm(params.vlm.backbone))
 
 
 def run_inputs(wildcards):

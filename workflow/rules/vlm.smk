@@ -5,7 +5,7 @@ rule vlm:
     input:
         TRACKED_DATA,
     output:
-        f"{RESULTS}/vlm/{{backbone}}.pt",
+        str(PLAN.paths.vlm("{backbone}")),
     log:
         f"{LOGS}/vlm/{{backbone}}.log",
     conda:
