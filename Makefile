@@ -23,12 +23,8 @@ data: $(INSTALLED)
 
 sample: data
 	@snakemake --cores $(CORES) --quiet host reason -- main
-	@$(MAKE) --no-print-directory $(REPORT)/report.html
 	@cat $(REPORT)/table_1.txt
 	@echo "Look next: $(REPORT)/report.html (all in one page), $(REPORT)/segmentation.png, fgaseg show"
-
-$(REPORT)/report.html: $(REPORT)/table_1.txt
-	@snakemake --quiet all --report $@ -- main
 
 test: data
 	pytest

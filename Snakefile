@@ -22,14 +22,14 @@ report: "workflow/report/workflow.rst"
 
 rule main:
     input:
-        report_files("main"),
+        study("main"),
 
 
 rule all:
     input:
-        report_files("all"),
+        study("all"),
 
 
 rule fidelity:
     input:
-        report_files("fidelity"),
+        study("fidelity"),

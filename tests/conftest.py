@@ -87,6 +87,12 @@ def project(finished: Project, tmp_path: Path) -> Project:
 
 
 @pytest.fixture
+def run(project: Project) -> str:
+    """The folder of the finished project's trained run, from its root."""
+    return f"results/sample/runs/{project.ids('table_1', 2)[0]}"
+
+
+@pytest.fixture
 def tiny_model(build_model: Callable[..., FGAseg], sample_params: Params) -> FGAseg:
     """FGAseg at the sample scale with random weights, in training mode."""
     return build_model(sample_params)

@@ -171,6 +171,11 @@ class Project:
         return found[1], found[2]
 
 
+def assert_says(message: str, *words: str) -> None:
+    """The message holds all of the words."""
+    assert [word for word in words if word not in message] == [], message
+
+
 def write_project(root: Path) -> Project:
     """The parameters and rules of the real project, small raw data, and the shipped CLIP (random weights where it is not)."""
     for folder in ("params", "profiles", "workflow"):

@@ -48,9 +48,8 @@ def test_all_plans_the_whole_paper_without_any_data(project: Path, scale: Scale)
     assert planned.returncode == 0, planned.stderr
     counts = jobs(planned.stdout + planned.stderr)
     plan = Plan(project, scale)
-    expected = (len(plan.runs), len(plan.evaluations), 7, 2)
-    assert (counts["train"], counts["evaluate"], counts["prepare"], counts["vlm"]) == expected
-    assert counts["train"] >= 37
+    found = (counts["train"], counts["evaluate"], counts["prepare"], counts["vlm"], counts["timing"])
+    assert found == (37, len(plan.evaluations_of("all")), 7, 2, 1)
 
 
 def test_main_is_the_default_target_and_needs_one_training(project: Path) -> None:
@@ -72,18 +71,75 @@ def test_a_mistake_in_a_row_stops_the_workflow_before_any_rule_with_one_line(pro
 def test_the_runs_of_the_workflow_are_the_runs_of_the_plan(project: Path) -> None:
     listed = snakemake(project, "-n", "--quiet", "host", "reason", "--", "all")
     text = listed.stdout + listed.stderr
-    for run in Plan(project, "sample").runs:
-        assert f"training {run}" in text
+    for row in Plan(project, "sample").evaluations_of("all").values():
+        assert row.run_id is None or f"training {row.run_id}" in text
+
+
+def touch_inputs(plan: Plan) -> None:
+    """What trainings read, as far as Snakemake looks at it: files that are there, and their age."""
+    datasets = ["coco-stuff-train", "coco-stuff-val", *plan.default.data.benchmarks]
+    files = [plan.paths.dataset(name) / file for name in datasets for file in ("index.csv", "classes.json")]
+    touch([*files, *(plan.paths.vlm(backbone) for backbone in plan.backbones)])
+
+
+def touch(paths: list[Path]) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.fixture
+def finished(project: Path) -> Path:
+    """The project after `all`, as far as Snakemake looks at it."""
+    plan = Plan(project, "sample")
+    touch_inputs(plan)
+    touch([plan.paths.run(run) / "model.safetensors" for run in plan.runs])
+    kept = ("evaluation.json", "counts.npz", "panels.json")
+    touch([plan.paths.evaluation(i) / file for i in plan.evaluations for file in kept])
+    touch([plan.paths.timing("table_6")])
+    touch([plan.paths.report / "all" / file for file in ("report.html", "metrics.json")])
+    touch([plan.paths.results / "tracked" / "all"])
+    return project
+
+
+def change(project: Path, file: str, old: str, new: str) -> None:
+    path = project / "params" / file
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_after_all_nothing_is_left_to_do(finished: Path) -> None:
+    planned = snakemake(finished, "-n", "--", "all")
+    assert "Nothing to be done" in planned.stdout + planned.stderr
+
+
+def test_a_new_row_trains_and_evaluates_that_row_alone(finished: Path) -> None:
+    row = "  - label: {weight: '0.1'}\n    set: {model.t2p.weight: 0.1}\n"
+    table = finished / "params" / "tables" / "table_3d.yaml"
+    table.write_text(table.read_text() + row)
+    planned = snakemake(finished, "-n", "--", "all")
+    counts = jobs(planned.stdout + planned.stderr)
+    assert (counts.pop("train"), counts.pop("evaluate")) == (1, 1)
+    assert counts.keys() == {"report", "track", "all", "total"}
+
+
+def test_another_top_n_trains_nothing(finished: Path) -> None:
+    change(finished, "tables/table_6.yaml", "evaluation.top_n: 8", "evaluation.top_n: 7")
+    planned = snakemake(finished, "-n", "--", "all")
+    counts = jobs(planned.stdout + planned.stderr)
+    assert "train" not in counts
+    assert counts["evaluate"] == 1
+
+
+def test_a_parameter_of_all_rows_trains_them_all(finished: Path) -> None:
+    change(finished, "scale/sample.yaml", "training.lr: 2.0e-3", "training.lr: 1.0e-3")
+    planned = snakemake(finished, "-n", "--", "all")
+    assert jobs(planned.stdout + planned.stderr)["train"] == 37
 
 
 @pytest.mark.parametrize(("scale", "stale"), [("sample", True), ("paper", False)])
 def test_new_sample_data_make_only_the_sample_stale(project: Path, scale: Scale, stale: bool) -> None:
-    plan = Plan(project, scale)
-    datasets = ["coco-stuff-train", "coco-stuff-val", *plan.default.data.benchmarks]
-    files = [plan.paths.dataset(name) / file for name in datasets for file in ("index.csv", "classes.json")]
-    for path in [*files, *(plan.paths.vlm(backbone) for backbone in plan.backbones)]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+    touch_inputs(Plan(project, scale))
     os.utime(project / "data.dvc", (time.time() + 60, time.time() + 60))
     planned = snakemake(project, "-n", "--config", f"scale={scale}", "--", "main")
     assert ("prepare" in jobs(planned.stdout + planned.stderr)) == stale

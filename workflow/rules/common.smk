@@ -69,26 +69,30 @@ def evaluation_inputs(wildcards):
     return [*files, backbone_file(row.params)]
 
 
-def report_rows(scope):
-    """The rows that a report shows: the main job's two, or those of all tables of the scope."""
-    if scope == "main":
-        return PLAN.main_rows
-    return [row for table in PLAN.tables_of(scope) for row in table.rows]
+def scores_of(scope):
+    """The evaluations that a report shows, and the times per image where a table has such."""
+    ids = PLAN.evaluations_of(scope)
+    files = [f"{RESULTS}/evaluations/{i}/evaluation.json" for i in ids]
+    if scope == "all":
+        files += [f"{RESULTS}/timings/{table}.json" for table in TIMED]
+    return files
 
 
 def report_inputs(wildcards):
-    """The evaluations that a report shows, and the times per image where a table has such."""
-    replicas = [r for row in report_rows(wildcards.scope) for r in row.replicas]
-    files = [f"{RESULTS}/evaluations/{r.eval_id}/evaluation.json" for r in replicas]
-    if wildcards.scope == "all":
-        files += [f"{RESULTS}/timings/{table}.json" for table in TIMED]
-    return sorted(set(files))
+    """What a report is made from: scores, and the tables' own words and published numbers."""
+    tables = [f"params/tables/{t.key}.yaml" for t in PLAN.tables_of(wildcards.scope)]
+    return [*scores_of(wildcards.scope), *tables]
 
 
-def report_files(scope):
-    """What a person opens, everything else lies beside it; and the mark that MLflow has it."""
+def study(scope):
+    """The page and the metrics, everything else lies beside them; the mark that MLflow has them; and the scores.
+
+    The scores are there so that one that is missing is always made: without its memory of earlier calls (in a copied
+    folder) Snakemake takes a page that is newer than all the files that exist for complete.
+    """
     names = ("report.html", "metrics.json")
     return [
         *(f"{RESULTS}/report/{scope}/{name}" for name in names),
         f"{RESULTS}/tracked/{scope}",
+        *scores_of(scope),
     ]
