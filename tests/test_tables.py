@@ -13,6 +13,7 @@ from typing import Any
 import fabricated
 import numpy as np
 import pytest
+import yaml
 from fabricated import confusion, origin, tidy, write_evaluation
 
 from fgaseg.errors import UserError
@@ -218,6 +219,7 @@ def test_a_row_of_its_own_reference_is_not_compared_with_the_default(plan: Plan,
     assert {path.name for path in tmp_path.glob("*.*")} == {
         *(f"fidelity.{s}" for s in ("md", "csv", "tex", "html")),
         "metrics.json",
+        "params.yaml",
     }
     first_head, all_heads = line(tmp_path, "fidelity", 9, "pas-20"), line(tmp_path, "fidelity", 8, "pas-20")
     assert (first_head["reference_row"], all_heads["reference_row"]) == ("8", "1")
@@ -389,7 +391,12 @@ def test_each_file_of_a_scope_is_there_and_two_runs_write_the_same_bytes(plan: P
         written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert written[0] == written[1]
     formats = ("md", "csv", "tex", "html")
-    assert written[0].keys() == {*(f"table_{t}.{f}" for t in "12" for f in formats), "table_1.txt", "metrics.json"}
+    assert written[0].keys() == {
+        *(f"table_{t}.{f}" for t in "12" for f in formats),
+        "table_1.txt",
+        "metrics.json",
+        "params.yaml",
+    }
     assert tables == report_tables(plan, "all")
 
 
@@ -429,3 +436,10 @@ def test_latex_starts_another_float_where_a_page_is_full(timed: Plan, tmp_path: 
     assert text.count(r"\caption{") == text.count(r"\label{") == text.count("(continued)") == 1
     assert text.count(r"\begin{tabular}") == 9
     assert text.rstrip().splitlines()[-2].startswith(r"\par\smallskip\footnotesize Rows of one seed")
+
+
+def test_the_parameters_of_each_row_are_there_for_a_comparison_of_revisions(plan: Plan, tmp_path: Path) -> None:
+    write_tables(plan, "all", tmp_path)
+    table_2 = yaml.safe_load((tmp_path / "params.yaml").read_text())["table_2"]
+    assert table_2["row 3 P2Tformer yes, T2P loss yes, LCS no"] == {"model.lcs.enabled": False}
+    assert table_2["row 4 P2Tformer yes, T2P loss yes, LCS yes"] == "the default model"

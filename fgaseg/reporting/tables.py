@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fgaseg.files import write_whole
-from fgaseg.plan import Plan, Scope, Table
+from fgaseg.identity import changes
+from fgaseg.plan import Plan, Row, Scope, Table
 from fgaseg.reporting import layout
 from fgaseg.reporting.ablation import ablation_table
 from fgaseg.reporting.comparison import METHODS, Comparison, comparisons
@@ -58,6 +61,7 @@ def write_tables(plan: Plan, scope: Scope, out: Path) -> list[layout.Table]:
         else:
             contents[f"{table.key}.csv"] = ablation_csv(scores, table)
     contents["metrics.json"] = metrics(scores, scope)
+    contents["params.yaml"] = parameters(plan, scope)
     for name, content in contents.items():
         write_whole(out / name, content)
     return [table for tables in layouts.values() for table in tables]
@@ -67,12 +71,22 @@ def _percent(score: Bootstrapped | Estimate | None) -> float | None:
     return None if score is None else round(100 * score.value, 2)
 
 
+def _key(row: Row) -> str:
+    return f"row {row.number} {row.description.replace(':', '')}"
+
+
 def _rows(scores: Scores, table: Table) -> dict[str, Any]:
     benchmarks = (*scores.plan.default.data.benchmarks, MEAN)
-    return {
-        f"row {row.number} {row.description.replace(':', '')}": {b: _percent(scores.score(row, b)) for b in benchmarks}
-        for row in table.rows
+    return {_key(row): {b: _percent(scores.score(row, b)) for b in benchmarks} for row in table.rows}
+
+
+def parameters(plan: Plan, scope: Scope) -> str:
+    """YAML of what each row changes in the default model, {table: {row: {parameter: value}}}: for `dvc params diff`."""
+    content = {
+        table.key: {_key(row): changes(plan.default, row.params) or "the default model" for row in table.rows}
+        for table in plan.tables_of(scope)
     }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
 def metrics(scores: Scores, scope: Scope) -> str:
