@@ -139,6 +139,8 @@ def report(
     chosen: Scope = scope  # type: ignore[assignment]
     plan = _plan(scale)
     folder = out or plan.paths.report / scope
+    if not folder.name:
+        raise UserError(f"--out: '{folder}' is no folder of the report's own; name one, such as reports.new")
     with complete_files(folder) as rendered:
         tables = write_tables(plan, chosen, rendered)
         figures = write_figures(plan, chosen, rendered)
@@ -150,15 +152,16 @@ def report(
 
 @app.command()
 def track(scale: ScaleOption = "sample") -> None:
-    """Bring MLflow up to all runs, evaluations and reports that exist; what is there already stays."""
+    """Bring MLflow up to all runs, evaluations and reports that exist; exit status 1 where something was not delivered."""
     from fgaseg.params import load_launch
     from fgaseg.tracking import deliver, tracking_uri
 
     plan = _plan(scale)
     launch = load_launch(plan.root)
-    if deliver(plan, launch):
-        uri = tracking_uri(plan, launch)
-        typer.echo(f"tracked; look at {uri}" if launch.tracking_uri else f"tracked; mlflow ui --backend-store-uri {uri}")
+    if not deliver(plan, launch):
+        raise typer.Exit(1)
+    uri = tracking_uri(plan, launch)
+    typer.echo(f"tracked; look at {uri}" if launch.tracking_uri else f"tracked; mlflow ui --backend-store-uri {uri}")
 
 
 @app.command("show")

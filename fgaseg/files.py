@@ -118,6 +118,11 @@ def complete_files(folder: Path) -> Iterator[Path]:
                 os.replace(path, folder / path.name)
 
 
+def relative(path: Path, folder: Path) -> str:
+    """`path` as seen from `folder`, so that both can be moved together."""
+    return os.path.relpath(path.resolve(), folder.resolve())
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write `content` to `path`, durably and at once."""
     with atomic(path) as temporary, temporary.open("wb") as file:

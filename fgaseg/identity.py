@@ -18,19 +18,31 @@ def _short_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
+def _digests(path: Path) -> dict[Path, str]:
+    """What a file of DVC tracks, from the project's root, with its digests."""
+    if not path.exists():
+        return {}
+    try:
+        return {path.parent / out["path"]: str(out["md5"]) for out in read_yaml(path)["outs"]}
+    except (KeyError, TypeError):
+        raise UserError(f"{path}: not a file of DVC: outs with path and md5 are expected; restore it from git") from None
+
+
+def data_file(root: Path, data_root: str) -> Path | None:
+    """The file of DVC that tracks the raw data at `data_root`: `data.dvc`, or the one that `dvc add` writes beside them."""
+    for path in (root / "data.dvc", root / f"{data_root}.dvc"):
+        if root / data_root in _digests(path):
+            return path
+    return None
+
+
 def data_digest(root: Path, data_root: str) -> str:
     """The digest that DVC recorded for the raw data at `data_root`, or "untracked".
 
-    Read from `data.dvc` at the project's root: known before the data are there, so that a plan needs no data.
+    Read from DVC's file: known before the data are there, so that a plan needs no data.
     """
-    path = root / "data.dvc"
-    if path.exists():
-        try:
-            digests = {Path(out["path"]): str(out["md5"]) for out in read_yaml(path)["outs"]}
-        except (KeyError, TypeError):
-            raise UserError(f"{path}: not a file of DVC: outs with path and md5 are expected; restore it from git") from None
-        return digests.get(Path(data_root), "untracked")
-    return "untracked"
+    path = data_file(root, data_root)
+    return "untracked" if path is None else _digests(path)[root / data_root]
 
 
 def run_id(params: Params, digest: str) -> str:
@@ -60,9 +72,9 @@ def data_id(data_root: str, digest: str) -> str:
     return _short_hash({"root": data_root, "digest": digest})[:8]
 
 
-def backbones_id(backbones: Mapping[str, Any], digest: str) -> str:
-    """Identity of the backbones and the data that may ship them: what provided weights are made from."""
-    return _short_hash({"backbones": backbones, "digest": digest})[:8]
+def weights_id(backbone: Mapping[str, Any], digest: str) -> str:
+    """Identity of a backbone's weights: where they are from; the data may ship them."""
+    return _short_hash({key: backbone[key] for key in ("architecture", "pretrained")} | {"digest": digest})[:8]
 
 
 def changes(default: Params, params: Params) -> dict[str, Any]:

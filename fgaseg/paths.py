@@ -1,5 +1,6 @@
 """Where things are: one place that knows the layout of `results/`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,14 +9,14 @@ from pathlib import Path
 class Paths:
     """The folders and files of one scale below the project's root.
 
-    `data` and `backbones` identify the raw data and the backbones: what is made of others has another path, so that no
+    `data` identifies the raw data, `weights` those of each backbone: what is made of others has another path, so that no
     leftover of theirs is taken for new, whatever its age.
     """
 
     root: Path
     scale: str
     data: str
-    backbones: str
+    weights: Mapping[str, str]
 
     @property
     def results(self) -> Path:
@@ -41,10 +42,10 @@ class Paths:
 
     def vlm(self, backbone: str) -> Path:
         """The weights of a backbone as open_clip loads them."""
-        return self.results / "vlm" / self.backbones / f"{backbone}.pt"
+        return self.results / "vlm" / f"{backbone}-{self.weights[backbone]}.pt"
 
     def run(self, run_id: str) -> Path:
-        """A training: params.json, metrics.jsonl, checkpoints/, model.pt."""
+        """A training: params.json, metrics.jsonl, model.safetensors; checkpoints/ until it is finished."""
         return self.results / "runs" / run_id
 
     def timing(self, table: str) -> Path:
@@ -52,5 +53,5 @@ class Paths:
         return self.results / "timings" / f"{table}.json"
 
     def evaluation(self, eval_id: str) -> Path:
-        """An evaluation: evaluation.json, counts.npz, panels/."""
+        """An evaluation: evaluation.json, counts.npz, panels.json, panels/, pseudo_masks/."""
         return self.results / "evaluations" / eval_id

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fgaseg.errors import UserError
-from fgaseg.identity import Method, backbones_id, data_digest, data_id, eval_id, run_id
+from fgaseg.identity import Method, data_digest, data_id, eval_id, run_id, weights_id
 from fgaseg.params import Resolver, read_yaml
 from fgaseg.paths import Paths
-from fgaseg.schema import Params, Scale
+from fgaseg.schema import Evaluation, Params, Scale
 
 Target = Literal["all", "fidelity"]
 Scope = Literal["main", "all", "fidelity"]
 State = Literal["done", "running", "missing"]
 
 _ROW_KEYS = {"label", "method", "set", "seeds", "reference", "published", "published_ms"}
+_OTHER_KEYS = {"method", "ref", "vlm", "backbone", "train", "group", "published"}
 _TABLE_KEYS = {"title", "caption", "target", "reference", "others", "rows"}
 
 
@@ -41,6 +42,10 @@ def _whole(content: Mapping[str, Any], key: str, where: str, most: int | None = 
     if not isinstance(number, int) or isinstance(number, bool) or number < 1 or (most and number > most):
         raise UserError(f"{where}: {key}: a whole number from 1{f' to {most}' if most else ' on'} is expected, got {number!r}")
     return number
+
+
+def _without_top_n(params: Params) -> Evaluation:
+    return params.evaluation.model_copy(update={"top_n": None})
 
 
 def _find(wanted: str, ids: list[str], what: str) -> str:
@@ -109,6 +114,12 @@ class Table:
     target: Target = "all"
     others: tuple[dict[str, Any], ...] = field(default=())
 
+    @property
+    def timed(self) -> bool:
+        """Whether its rows are one trained model that is evaluated with several N of top-N alone: times tell them apart."""
+        alike = {row.params.model_copy(update={"evaluation": _without_top_n(row.params)}) for row in self.rows}
+        return len(alike) == 1 and all(row.method == "fgaseg" and row.params.evaluation.top_n for row in self.rows)
+
 
 class Plan:
     """All tables of one scale. Raises `UserError` for any mistake in params/, before anything runs."""
@@ -120,13 +131,13 @@ class Plan:
         self._resolver = Resolver(root, scale)
         self.default = self._resolver.default
         self.digest = data_digest(root, self.default.data.root)
-        self.paths = Paths(
-            root, scale, data_id(self.default.data.root, self.digest), backbones_id(self._resolver.backbones, self.digest)
-        )
+        weights = {name: weights_id(backbone, self.digest) for name, backbone in self._resolver.backbones.items()}
+        self.paths = Paths(root, scale, data_id(self.default.data.root, self.digest), weights)
         files = sorted(
             (root / "params" / "tables").glob("*.yaml"), key=lambda path: (not path.stem.startswith("table_"), path.stem)
         )
         self.tables = {path.stem: self._table(path) for path in files}
+        self._require_main_rows()
 
     def _table(self, path: Path) -> Table:
         content = read_yaml(path)
@@ -142,8 +153,10 @@ class Plan:
             raise UserError(f"{path}: target: '{target}' is unknown; choose {' or '.join(get_args(Target))}")
         reference = _whole(content, "reference", str(path), len(content["rows"]))
         rows = tuple(self._row(path, i, row, len(content["rows"]), reference) for i, row in enumerate(content["rows"], 1))
-        others = tuple(content.get("others", ()))
-        return Table(path.stem, content["title"], content["caption"], rows, target, others)
+        others = content.get("others", [])
+        if not isinstance(others, list) or not all(isinstance(o, dict) and o.keys() == _OTHER_KEYS for o in others):
+            raise UserError(f"{path}: others: a list of rows is expected, each with {', '.join(sorted(_OTHER_KEYS))}")
+        return Table(path.stem, content["title"], content["caption"], rows, target, tuple(others))
 
     def _row(self, path: Path, number: int, row: dict[str, Any], rows: int, reference: int | None) -> Row:
         where = f"{path}, row {number}"
@@ -188,6 +201,15 @@ class Plan:
         run = run_id(params, self.digest) if method == "fgaseg" else None
         return Replica(params, run, eval_id(params, method, self.digest))
 
+    def _require_main_rows(self) -> None:
+        """Every report compares with these two."""
+        ids = {row.eval_id for row in self.tables["table_1"].rows} if "table_1" in self.tables else set()
+        methods: tuple[Method, ...] = ("dense_clip", "fgaseg")
+        for method in methods:
+            if eval_id(self.default, method, self.digest) not in ids:
+                path = self.root / "params" / "tables" / "table_1.yaml"
+                raise UserError(f"{path}: a row with method: {method} and no other changes is missing; add it")
+
     @property
     def rows(self) -> list[Row]:
         return [row for table in self.tables.values() for row in table.rows]
@@ -228,7 +250,7 @@ class Plan:
     @property
     def default_row(self) -> Row:
         """The row of Table I that holds the default model."""
-        return next(row for row in self.rows if row.run_id == run_id(self.default, self.digest))
+        return next(row for row in self.tables["table_1"].rows if self.is_default(row))
 
     def reference(self, row: Row) -> Row:
         """The row that differences of `row` are taken against: the named one, or else the default model's.

@@ -9,7 +9,11 @@ from typing import Any
 
 from fgaseg.plan import Plan
 
-_DECISIVE = ("model", "data", "training", "evaluation", "loading.py")
+_DECISIVE = (
+    *("model", "data", "loading.py", "runtime.py"),
+    *(f"training/{name}.py" for name in ("run", "state", "stream", "trainer")),
+    *(f"evaluation/{name}.py" for name in ("benchmark", "counts", "run", "segmenter", "sliding")),
+)
 _SOURCES = (".py", ".csv", ".txt", ".json")
 _PACKAGES = ("fgaseg", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "Pillow")
 
@@ -37,6 +41,13 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def continued(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The provenance of a training that `before` began and `now` goes on with: it names both where their code differs."""
+    if before["code"] == now["code"]:
+        return before
+    return now | {key: f"{before[key]}, continued by {now[key]}" for key in ("git_commit", "code")}
 
 
 def provenance(plan: Plan) -> dict[str, Any]:

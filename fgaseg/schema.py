@@ -92,6 +92,14 @@ class Decoder(_Frozen):
     aux_weight: Fraction
     aux_weighting: Literal["all", "first"]
 
+    @model_validator(mode="after")
+    def _channels_fall_into_groups(self) -> "Decoder":
+        for key, sizes in (("channels", self.channels), ("lcs_channels", (self.lcs_channels,))):
+            for size in sizes:
+                if size > 16 and size % 16:
+                    raise ValueError(f"{key}: {size} channels do not fall into groups of 16; choose a multiple of 16, or less")
+        return self
+
 
 class Model(_Frozen):
     hidden_dim: Positive
@@ -102,6 +110,12 @@ class Model(_Frozen):
     lcs: LCS
     propagation: Propagation
     decoder: Decoder
+
+    @model_validator(mode="after")
+    def _odd_embedding(self) -> "Model":
+        if self.embedding_kernel % 2 == 0:
+            raise ValueError(f"embedding_kernel: {self.embedding_kernel} is even; a kernel needs a centre, choose an odd size")
+        return self
 
 
 class Augmentation(_Frozen):

@@ -1,5 +1,6 @@
 """Text for `fgaseg show`: the plan, the rows of a table, and all about one row."""
 
+from statistics import mean
 from typing import Any
 
 import yaml
@@ -7,26 +8,39 @@ import yaml
 from fgaseg.errors import UserError
 from fgaseg.identity import changes
 from fgaseg.plan import Plan, Row
-from fgaseg.reporting.results import Provenance, Result
-from fgaseg.reporting.scores import MEAN, Scores
+from fgaseg.reporting.results import Evaluations, Provenance, Result
+from fgaseg.reporting.scores import MEAN
 from fgaseg.schema import Params
 
 
 def show(plan: Plan, what: str | None = None, number: int | None = None) -> str:
-    """All tables; the rows of the table `what`, or its row `number`; or the row that a run's or evaluation's id belongs to."""
+    """All tables; the rows of the table `what`, or its row `number`; or the row that a run's or evaluation's id belongs to.
+
+    An id that is not planned may be that of a stale evaluation, or of its training.
+    """
     if what is None:
         return show_plan(plan)
     if what in plan.tables:
         return show_table(plan, what) if number is None else show_row(plan, _row(plan, what, number).single)
-    rows = plan.rows_with(what)
-    if number is not None or not rows:
+    rows = [] if number is not None else plan.rows_with(what)
+    if rows:
+        _require_one(what, [(row.run_id, row.eval_id) for row in rows])
+        found = {row.eval_id: row for row in reversed(rows)}
+        return "\n\n".join(show_row(plan, [row]) for row in reversed(found.values()))
+    stale = [] if number is not None else Evaluations(plan).stale_with(what)
+    if not stale:
         known = f"params/tables has {', '.join(plan.tables)}"
-        raise UserError(f"'{what}' is no table, and no planned run or evaluation has this id; {known}")
-    if len({row.run_id for row in rows}) > 1 and len({row.eval_id for row in rows}) > 1:
-        ids = sorted({i for row in rows for i in (row.run_id, row.eval_id) if i and i.startswith(what)})
-        raise UserError(f"'{what}' fits several ids: {', '.join(ids)}; give more of it")
-    found = {row.eval_id: row for row in reversed(rows)}
-    return "\n\n".join(show_row(plan, [row]) for row in reversed(found.values()))
+        raise UserError(f"'{what}' is no table, and no planned run or evaluation, nor a stale one, has this id; {known}")
+    _require_one(what, [(result.evaluation.run_id, result.folder.name) for result in stale])
+    return "\n\n".join(show_row(plan, [result.row], result) for result in stale)
+
+
+def _require_one(wanted: str, pairs: list[tuple[str | None, str]]) -> None:
+    """`UserError` unless the (run, evaluation) `pairs` share one of the two."""
+    runs, evaluations = map(set, zip(*pairs, strict=True))
+    if len(runs) > 1 and len(evaluations) > 1:
+        ids = sorted({i for pair in pairs for i in pair if i and i.startswith(wanted)})
+        raise UserError(f"'{wanted}' fits several ids: {', '.join(ids)}; give more of it")
 
 
 def _row(plan: Plan, table: str, number: int) -> Row:
@@ -74,29 +88,34 @@ def _origin(name: str, origin: Provenance) -> list[str]:
     revision = f"training {origin.revision.training}, evaluation {origin.revision.evaluation}"
     facts = {"commit": origin.git_commit, "code": origin.code, "data": origin.data_digest}
     facts |= {"revision": revision, "packages": packages}
-    return [f"  {name + ' by' if key == 'commit' else '':14}{key:9} {value}" for key, value in facts.items()]
+    return [f"  {name + ' by' if key == 'commit' else '':18}{key:9} {value}" for key, value in facts.items()]
 
 
-def _result_lines(scores: Scores, row: Row, result: Result) -> list[str]:
+def _result_lines(row: Row, result: Result) -> list[str]:
     evaluation = result.evaluation
     lines = _origin("trained", evaluation.training) if evaluation.training else []
     lines += _origin("evaluated", evaluation.provenance)
-    found = {name: scores.score(row, name) for name in (*row.params.data.benchmarks, MEAN)}
-    values = ", ".join(f"{name} {100 * score.value:.1f}" for name, score in found.items() if score)
-    return [*lines, f"  {'mIoU':14}{values}"]
+    found = {str(name): evaluation.benchmarks[name].miou for name in row.params.data.benchmarks}
+    values = ", ".join(f"{name} {100 * score:.1f}" for name, score in (found | {MEAN: mean(found.values())}).items())
+    return [*lines, f"  {'mIoU':18}{values}"]
 
 
-def _single_lines(plan: Plan, scores: Scores, row: Row) -> list[str]:
-    lines = [f"seed {row.params.training.seed}: {plan.state(row)}"]
-    result = scores.result(row)
-    if result and result.stale:
-        lines[0] += f"; stale, of another revision or other data: {result.folder.relative_to(plan.root)}"
-    elif "other_code" in scores.notes(row):
-        lines[0] += "; made by other code than the default row, same revision"
-    if row.run_id:
-        lines.append(f"  {'run':14}{row.run_id:14}{plan.paths.run(row.run_id).relative_to(plan.root)}")
-    lines.append(f"  {'evaluation':14}{row.eval_id:14}{plan.paths.evaluation(row.eval_id).relative_to(plan.root)}")
-    return lines + (_result_lines(scores, row, result) if result else [])
+def _id_lines(plan: Plan, run: str | None, evaluation: str, kind: str = "") -> list[str]:
+    paths = [("run", run, plan.paths.run(run))] if run else []
+    paths.append(("evaluation", evaluation, plan.paths.evaluation(evaluation)))
+    return [f"  {kind + name:18}{i:14}{path.relative_to(plan.root)}" for name, i, path in paths]
+
+
+def _single_lines(plan: Plan, row: Row, result: Result | None) -> list[str]:
+    lines = [f"seed {row.params.training.seed}: {plan.state(row)}", *_id_lines(plan, row.run_id, row.eval_id)]
+    if result is None:
+        return lines
+    if result.stale:
+        lines[0] += "; what follows is stale, of another revision or other data"
+        lines += _id_lines(plan, result.evaluation.run_id, result.folder.name, "stale ")
+    elif result.other_code:
+        lines[0] += "; made by other code than the present one, same revision"
+    return lines + _result_lines(row, result)
 
 
 def _parameters(params: Params, changed: dict[str, Any]) -> str:
@@ -120,9 +139,12 @@ def _inline(value: Any) -> str:
     return yaml.safe_dump([value], default_flow_style=True, width=1_000_000).strip()[1:-1]
 
 
-def show_row(plan: Plan, singles: list[Row]) -> str:
-    """All about the seeds of one row: what shares it, ids, paths, state, origin, scores and parameters."""
-    row, scores = singles[0], Scores(plan)
+def show_row(plan: Plan, singles: list[Row], result: Result | None = None) -> str:
+    """All about the seeds of one row: what shares it, ids, paths, state, origin, scores and parameters.
+
+    `result` is shown in the place of what the report would take.
+    """
+    row, evaluations = singles[0], Evaluations(plan)
     lines = [f"{plan.tables[row.table].title}, row {row.number}: {row.description}"]
     for name, key, ids in (("training", "run_id", row.run_id), ("evaluation", "eval_id", row.eval_id)):
         others = [other for other in plan.rows if ids in {getattr(replica, key) for replica in other.replicas}]
@@ -131,6 +153,6 @@ def show_row(plan: Plan, singles: list[Row]) -> str:
     if row.method == "fgaseg":
         lines.append(f"differences are taken against: {plan.reference(row).name}")
     for single in singles:
-        lines += ["", *_single_lines(plan, scores, single)]
+        lines += ["", *_single_lines(plan, single, result or evaluations.find(single))]
     defaults = changes(row.params, plan.default)
     return "\n".join([*lines, "", "parameters:", _parameters(row.params, defaults)])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fgaseg.plan import Plan, Replica, Row
+from fgaseg.provenance import code_fingerprint
 
 NAMES = ["sky", "grass", "car", "sheep", "unused"]
 SEEN = [True, True, True, False, False]
@@ -31,7 +32,7 @@ def origin(plan: Plan, **changes: Any) -> dict[str, Any]:
     revision = plan.default.revision.model_dump()
     return {
         "git_commit": "0" * 40,
-        "code": "c0de",
+        "code": code_fingerprint(),
         "data_digest": plan.digest,
         "revision": revision,
         "packages": {"numpy": np.__version__},

@@ -185,7 +185,7 @@ def write_project(root: Path) -> Project:
     project = Project(root)
     scale = "params/scale/sample.yaml"
     project.edit(scale, "training.iterations: 160", f"training.iterations: {ITERATIONS}")
-    project.edit(scale, "training.validate_every: 80", f"training.validate_every: {ITERATIONS}")
+    project.edit(scale, "training.validate_every: 40", f"training.validate_every: {ITERATIONS}")
     project.edit(scale, "evaluation.panels: 3", f"evaluation.panels: {PICTURES}")
     project.edit("params/launch.yaml", "sample: 20", "sample: 0")
     project.edit("params/launch.yaml", "log_every: 10", "log_every: 1")

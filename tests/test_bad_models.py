@@ -110,7 +110,11 @@ def test_a_run_that_is_not_trained_is_refused(project: Project) -> None:
 @pytest.fixture
 def interrupted(project: Project, run: str) -> list[Path]:
     """The checkpoints, oldest first, of a run that lacks its last iteration."""
-    project.remove(f"{run}/model.safetensors")
+    model = project.root / run / "model.safetensors"
+    model.unlink()
+    model.mkdir()  # the last step, to write the model, fails
+    assert "model.safetensors: cannot be written" in project.one_line(project.quick("train", Path(run).name))
+    model.rmdir()
     found = sorted((project.root / run / "checkpoints").iterdir())
     assert [path.name for path in found] == [f"step_{step:08d}.pt" for step in range(1, ITERATIONS)]
     return found

@@ -290,7 +290,7 @@ def test_a_row_is_evaluated_with_its_own_top_n(
     tmp_path: Path, project_root: Path, mini_clip: Any, fast_model: FGAseg, images: Tensor
 ) -> None:
     plan = Plan(project_root, "sample")
-    plan.paths = Paths(tmp_path, "sample", "data", "backbones")
+    plan.paths = Paths(tmp_path, "sample", "data", {"base": "weights"})
     row = plan.tables["table_6"].rows[0]
     assert row.run_id is not None
     weights = plan.paths.vlm(row.params.vlm.backbone)

@@ -245,12 +245,18 @@ def test_pseudo_masks_show_all_classes_on_the_patch_grid(tiny_model: FGAseg, ima
     assert torch.equal(masks.gcs, similarity(tiny_model, images, text))
 
 
-def test_a_window_that_does_not_divide_the_patch_grid_is_refused(
-    build_model: BuildModel, resolve: Resolve, images: Tensor
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.propagation.window", 6, "6 does not divide the patch grid 8 x 8"),
+        ("model.p2tformer.heads", 3, "3 does not divide CLIP's 128 channels"),
+    ],
+)
+def test_sizes_that_do_not_fit_clip_are_refused_before_any_image(
+    key: str, value: int, message: str, build_model: BuildModel, resolve: Resolve
 ) -> None:
-    model = build_model(resolve({"model.propagation.window": 6}))
-    with pytest.raises(UserError, match=r"model.propagation.window: 6 does not divide the patch grid 8 x 8"):
-        model(images, random_text(2))
+    with pytest.raises(UserError, match=f"{key}: {message}"):
+        build_model(resolve({key: value}))
 
 
 def test_an_unknown_architecture_is_refused() -> None:

@@ -16,7 +16,7 @@ from project import Project
 from fgaseg.plan import Plan, Scope
 from fgaseg.reporting.figures import Figure, write_figures
 from fgaseg.reporting.page import write_page
-from fgaseg.reporting.tables import report_tables
+from fgaseg.reporting.tables import write_tables
 
 PROJECT = Path(__file__).parents[1]
 READ = """({
@@ -131,5 +131,5 @@ def test_the_link_to_curves_in_another_table_opens_them(report: tuple[Plan, Scop
 def test_the_same_results_give_the_same_page(report: tuple[Plan, Scope, Path], tmp_path: Path) -> None:
     plan, scope, page = report
     figures: list[Figure] = write_figures(plan, scope, tmp_path)
-    write_page(plan, scope, report_tables(plan, scope), figures, tmp_path)
+    write_page(plan, scope, write_tables(plan, scope, tmp_path), figures, tmp_path)
     assert (tmp_path / "report.html").read_bytes() == page.read_bytes()

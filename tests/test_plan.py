@@ -251,3 +251,52 @@ def test_published_numbers_change_no_identity(params_copy: Path) -> None:
             row.pop("published", None)
         path.write_text(yaml.safe_dump(content, sort_keys=False))
     assert {row.name: row.run_id for row in Plan(params_copy, "paper").rows} == before
+
+
+@pytest.mark.parametrize("file", ["data.dvc", "data/paper.dvc"])
+def test_the_digest_is_that_of_the_file_of_dvc_that_tracks_the_data(params_copy: Path, file: str) -> None:
+    assert Plan(params_copy, "paper").digest == "untracked"
+    (params_copy / "data").mkdir()
+    path = "data/paper" if file == "data.dvc" else "paper"
+    (params_copy / file).write_text(f"outs:\n- md5: abc.dir\n  path: {path}\n")
+    assert Plan(params_copy, "paper").digest == "abc.dir"
+
+
+def test_a_further_backbone_leaves_the_weights_of_the_others_where_they_are(params_copy: Path) -> None:
+    before = Plan(params_copy, "sample").paths
+    small = "    label: mini/12\n    architecture: fgaseg-mini\n    pretrained: other.safetensors\n"
+    edit(
+        params_copy / "params" / "scale" / "sample.yaml",
+        "backbones:\n",
+        f"backbones:\n  huge:\n{small}    image_size: 96\n    guidance_layers: [0, 2]\n",
+    )
+    after = Plan(params_copy, "sample").paths
+    assert after.vlm("base") == before.vlm("base")
+    assert after.vlm("huge").name.removeprefix("huge") != before.vlm("base").name.removeprefix("base")
+
+
+def test_rows_are_timed_where_they_differ_in_top_n_alone(params_copy: Path) -> None:
+    path = params_copy / "params" / "tables" / "table_6.yaml"
+    assert [table.key for table in Plan(params_copy, "sample").tables_of("all") if table.timed] == ["table_6"]
+    text = path.read_text()
+    row = "  - label: {N: '8, denser'}\n    set: {model.decoder.fast: true, evaluation.top_n: 8, evaluation.stride: 33}\n"
+    path.write_text(text + row)
+    assert not Plan(params_copy, "sample").tables["table_6"].timed
+
+
+@pytest.mark.parametrize("method", ["dense_clip", "fgaseg"])
+def test_table_1_must_hold_both_rows_of_the_main_job(params_copy: Path, method: str) -> None:
+    path = params_copy / "params" / "tables" / "table_1.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["rows"] = [row for row in content["rows"] if row.get("method", "fgaseg") != method]
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=f"table_1.yaml: a row with method: {method} .* is missing"):
+        Plan(params_copy, "sample")
+
+
+@pytest.mark.parametrize("others", [None, [{"method": "SAN"}]])
+def test_published_rows_of_others_must_be_complete(params_copy: Path, others: object) -> None:
+    path = params_copy / "params" / "tables" / "table_1.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"others": others}))
+    with pytest.raises(UserError, match=r"table_1.yaml: others: a list of rows is expected, each with backbone, group, method"):
+        Plan(params_copy, "sample")

@@ -1,6 +1,7 @@
 """Tables and figures from evaluations on disk: every test writes real files and reads what the report made of them."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,13 @@ import pytest
 from fabricated import confusion, origin, tidy, write_evaluation, write_main_rows
 
 from fgaseg.errors import UserError
-from fgaseg.files import write_whole
+from fgaseg.files import read_json, write_whole
 from fgaseg.identity import eval_id
 from fgaseg.plan import Plan
+from fgaseg.reporting import results
 from fgaseg.reporting.layout import DASH, MINUS
+from fgaseg.reporting.page import write_page
+from fgaseg.reporting.table_1 import DIFFERENCE
 from fgaseg.reporting.tables import write_tables
 from fgaseg.schema import Revision
 
@@ -127,6 +131,86 @@ def test_a_result_of_an_older_revision_is_shown_and_marked_stale(plan: Plan, tmp
     }
 
 
+def test_a_stale_row_names_the_run_that_made_its_number(plan: Plan, tmp_path: Path) -> None:
+    ours = plan.default_row
+    older = ours.params.model_copy(update={"revision": Revision(training=0, evaluation=1)})
+    provenance = origin(plan, revision={"training": 0, "evaluation": 1})
+    folder = eval_id(older, "fgaseg", plan.digest)
+    write_evaluation(plan, ours, 0.4, folder=folder, run_id="0ldrun", provenance=provenance, training=provenance)
+    write_tables(plan, "main", tmp_path)
+    line = next(li for li in tidy(tmp_path / "table_1.csv") if li["method"] == "FGAseg" and li["scale"] == "sample")
+    assert (line["run_id"], line["eval_id"]) == ("0ldrun", folder)
+    details = (tmp_path / "table_1.md").read_text().split("<details>")[1]
+    assert f"| 0ldrun | {folder} |" in details
+    assert str(ours.run_id) not in details
+
+
+def test_of_several_stale_results_that_of_the_latest_revision_on_the_present_data_is_shown(plan: Plan, tmp_path: Path) -> None:
+    ours = plan.default_row
+    folders = []
+    for training, digest in ((0, plan.digest), (-1, plan.digest), (1, "other")):
+        revision = Revision(training=training, evaluation=0)
+        older = ours.params.model_copy(update={"revision": revision})
+        provenance = origin(plan, revision=revision.model_dump(), data_digest=digest)
+        folders.append(eval_id(older, "fgaseg", digest))
+        write_evaluation(plan, ours, 0.4, folder=folders[-1], provenance=provenance, training=provenance)
+    write_tables(plan, "main", tmp_path)
+    line = next(li for li in tidy(tmp_path / "table_1.csv") if li["method"] == "FGAseg" and li["scale"] == "sample")
+    assert line["eval_id"] == folders[0]
+
+
+def test_folders_are_read_through_once_however_many_rows_are_missing(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evaluations that no row needs: each is read once to see that."""
+    for i in range(3):
+        write_evaluation(plan, plan.default_row, 0.4, folder=f"unknown{i}")
+    read: list[Path] = []
+
+    def watched(path: Path) -> Any:
+        read.append(path)
+        return read_json(path)
+
+    monkeypatch.setattr(results, "read_json", watched)
+    write_tables(plan, "all", tmp_path)
+    assert sorted(path.parent.name for path in read) == ["unknown0", "unknown1", "unknown2"]
+
+
+def test_differences_of_table_1_are_marked_where_their_interval_excludes_zero(plan: Plan, tmp_path: Path) -> None:
+    dense, ours = plan.main_rows
+    write_evaluation(plan, dense, 0.4, 6)
+    folder = write_evaluation(plan, ours, 0.4)
+    write_tables(plan, "main", tmp_path / "chance")
+    shutil.rmtree(folder)
+    write_evaluation(plan, ours, 0.2)
+    write_tables(plan, "main", tmp_path / "clear")
+    for name, expected in (("chance", False), ("clear", True)):
+        text = (tmp_path / name / "table_1.md").read_text()
+        lines = [line for line in text.splitlines() if DIFFERENCE in line]
+        cells = [line.replace("**", "").split(" | ")[2:] for line in lines]
+        assert len(lines) == 1 + 4
+        assert all((r"\*" in cell) == expected for cell in cells[0]), cells[0]
+        terminal = (tmp_path / name / "table_1.txt").read_text()
+        assert terminal.count("* (+") == (6 + 4 if expected else 0)
+
+
+def test_scores_of_kinds_of_classes_have_intervals(plan: Plan, tmp_path: Path) -> None:
+    write_main_rows(plan)
+    write_tables(plan, "main", tmp_path)
+    kinds = (tmp_path / "table_1.md").read_text().split("## Seen and unseen")[1]
+    lines = [line.split(" | ") for line in kinds.splitlines() if line.startswith(("|  | Dense CLIP |", "|  | FGAseg |"))]
+    assert len(lines) == 8
+    assert all(re.fullmatch(r"\d+\.\d \(\d+\.\d–\d+\.\d\)", cell.strip("| ")) for cells in lines for cell in cells[2:])
+
+
+def test_a_label_that_is_written_otherwise_does_not_refuse_a_result(plan: Plan, tmp_path: Path) -> None:
+    write_evaluation(plan, plan.main_rows[0], 0.8, backbone="an earlier name")
+    write_tables(plan, "main", tmp_path)
+    line = next(li for li in tidy(tmp_path / "table_1.csv") if li["method"] == "dense CLIP")
+    assert float(line["miou"]) > 0
+    assert line["backbone"] == "mini/12"
+
+
 def test_results_on_other_data_are_stale_and_are_not_subtracted(plan: Plan, tmp_path: Path) -> None:
     dense, ours = plan.main_rows
     provenance = origin(plan, data_digest="other")
@@ -176,6 +260,17 @@ def test_metrics_hold_percent_with_two_decimals(plan: Plan, tmp_path: Path) -> N
         assert all(round(value, 2) == value for value in values.values())
 
 
+def test_metrics_hold_each_backbone_of_table_1_under_a_name_of_its_own(plan: Plan, tmp_path: Path) -> None:
+    small, large = (next(r for r in plan.tables["table_1"].rows if r.params.vlm.backbone == b) for b in ("base", "large"))
+    write_evaluation(plan, small, 0.8)
+    write_evaluation(plan, large, 0.2)
+    write_tables(plan, "all", tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    found = {key: values["mean"]["dense_clip"] for key, values in metrics.items() if key.startswith("table_1")}
+    assert list(found) == ["table_1", "table_1 mini/12@144px"]
+    assert found["table_1 mini/12@144px"] > found["table_1"] + 10
+
+
 def test_two_runs_write_the_same_bytes(plan: Plan, tmp_path: Path) -> None:
     write_main_rows(plan)
     written = []
@@ -183,7 +278,29 @@ def test_two_runs_write_the_same_bytes(plan: Plan, tmp_path: Path) -> None:
         write_tables(plan, "main", tmp_path / name)
         written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert written[0] == written[1]
-    assert set(written[0]) == {"table_1.md", "table_1.csv", "table_1.tex", "table_1.html", "table_1.txt", "metrics.json"}
+    formats = {f"table_1.{suffix}" for suffix in ("md", "csv", "tex", "html", "txt")}
+    assert set(written[0]) == formats | {"metrics.json", "params.yaml"}
+
+
+def test_the_page_counts_stale_evaluations_apart(plan: Plan, tmp_path: Path) -> None:
+    dense, ours = plan.main_rows
+    write_evaluation(plan, dense, 0.8)
+    write_page(plan, "main", [], [], tmp_path)
+    assert "1 of 2 planned evaluations are there. Every" in (tmp_path / "report.html").read_text()
+    write_evaluation(plan, ours, 0.4, training=origin(plan, data_digest="other"))
+    write_page(plan, "main", [], [], tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "1 of 2 planned evaluations are there. 1 more is stale: of another revision or other data. Every" in text
+    assert "<td>1 stale evaluation</td>" in text
+    assert "<td>1 evaluation</td>" in text
+
+
+def test_captions_say_that_intervals_of_scores_lie_low(plan: Plan, tmp_path: Path) -> None:
+    write_main_rows(plan)
+    write_tables(plan, "main", tmp_path)
+    write_page(plan, "main", [], [], tmp_path)
+    for name in ("table_1.md", "table_1.tex", "table_1.html", "report.html"):
+        assert "intervals of scores lie somewhat low" in (tmp_path / name).read_text(), name
 
 
 def test_the_page_asks_the_network_for_nothing(plan: Plan, tmp_path: Path) -> None:

@@ -9,7 +9,11 @@ import yaml
 from fabricated import origin, write_evaluation
 
 from fgaseg.errors import UserError
+from fgaseg.identity import eval_id, run_id
 from fgaseg.plan import Plan
+from fgaseg.provenance import code_fingerprint
+from fgaseg.reporting.results import Evaluations
+from fgaseg.schema import Revision
 from fgaseg.show import show
 
 PROJECT = Path(__file__).parents[1]
@@ -71,19 +75,44 @@ def test_an_evaluated_row_shows_scores_and_what_made_it(plan: Plan) -> None:
     write_evaluation(plan, row, 0.4, training=origin(plan, git_commit="abc", code="0ld", packages={"torch": "9.9"}))
     text = show(plan, "table_7", 3)
     assert re.search(r"trained by +commit +abc\n +code +0ld\n.*\n.*\n +packages +torch 9\.9\n", text)
-    assert re.search(
-        rf"evaluated by +commit +{'0' * 40}\n +code +c0de\n +data +untracked\n +revision +training 1, evaluation 1", text
-    )
+    made_by = rf"{'0' * 40}\n +code +{code_fingerprint()}\n +data +untracked\n +revision +training 1, evaluation 1"
+    assert re.search(rf"evaluated by +commit +{made_by}", text)
     assert re.search(r"mIoU +a-847 \d\d\.\d, .*mean \d\d\.\d\n", text)
-    assert "seed 0: done\n" in text
+    assert "seed 0: done; made by other code than the present one, same revision\n" in text
+
+
+def test_a_row_of_the_present_code_has_no_remark(plan: Plan) -> None:
     write_evaluation(plan, plan.default_row, 0.4)
-    assert "seed 0: done; made by other code than the default row, same revision" in show(plan, "table_7", 3)
+    assert "seed 0: done\n" in show(plan, "table_1", 2)
 
 
 def test_a_stale_result_is_named(plan: Plan) -> None:
     row = plan.tables["table_7"].rows[2]
     write_evaluation(plan, row, 0.4, training=origin(plan, data_digest="other"))
-    assert f"stale, of another revision or other data: results/sample/evaluations/{row.eval_id}" in show(plan, "table_7", 3)
+    text = show(plan, "table_7", 3)
+    assert "seed 0: done; what follows is stale, of another revision or other data\n" in text
+    assert re.search(rf"stale evaluation +{row.eval_id} +results/sample/evaluations/{row.eval_id}\n", text)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("kind", ["run", "evaluation"])
+def test_a_stale_evaluation_is_found_by_ids_of_its_own(plan: Plan, kind: str, again: bool) -> None:
+    """Also when the row has been evaluated again since."""
+    row = plan.tables["table_7"].rows[2]
+    older = row.params.model_copy(update={"revision": Revision(training=0, evaluation=1)})
+    ids = {"run": run_id(older, plan.digest), "evaluation": eval_id(older, "fgaseg", plan.digest)}
+    made = origin(plan, revision={"training": 0, "evaluation": 1}, git_commit="01d")
+    write_evaluation(plan, row, 0.7, folder=ids["evaluation"], run_id=ids["run"], provenance=made, training=made)
+    if again:
+        write_evaluation(plan, row, 0.4)
+    assert Evaluations(plan).stale_with(row.eval_id) == []
+    text = show(plan, ids[kind][:9])
+    assert text.startswith("Table VII: ")
+    assert f"seed 0: {'done' if again else 'missing'}; what follows is stale" in text
+    assert re.search(
+        rf"stale run +{ids['run']} .*\n +stale evaluation +{ids['evaluation']} .*\n +trained by +commit +01d", text
+    )
+    assert re.search(rf"  evaluation +{row.eval_id} ", text)
 
 
 @pytest.mark.parametrize("kind", ["run_id", "eval_id"])
@@ -105,7 +134,10 @@ def test_a_run_with_several_evaluations_shows_each(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("table_9",), "'table_9' is no table, and no planned run or evaluation has this id; .*table_1, table_2"),
+        (
+            ("table_9",),
+            "'table_9' is no table, and no planned run or evaluation, nor a stale one, has this id; .*table_1, table_2",
+        ),
         (("table_2", 5), "table_2: row 5 is not there; it has rows 1 to 4"),
         (("table_2", 0), "table_2: row 0 is not there"),
         (("",), "'' is no table"),

@@ -19,8 +19,9 @@ from fabricated import confusion, origin, tidy, write_evaluation
 from fgaseg.errors import UserError
 from fgaseg.identity import eval_id
 from fgaseg.plan import Plan, Row
+from fgaseg.provenance import code_fingerprint
 from fgaseg.reporting.layout import MINUS
-from fgaseg.reporting.tables import report_tables, write_tables
+from fgaseg.reporting.tables import write_tables
 from fgaseg.schema import Revision
 
 PROJECT = Path(__file__).parents[1]
@@ -238,12 +239,13 @@ def test_every_row_leads_to_what_made_it(plan: Plan, tmp_path: Path) -> None:
         assert (found["run_id"], found["eval_id"]) == (row.run_id, row.eval_id)
         if row.number != 3:
             made = [found[key] for key in ("git_commit", "code", "training_git_commit", "training_code", "data_digest")]
-            assert made == ["0" * 40, "c0de", "0" * 40, "c0de", plan.digest]
+            assert made == ["0" * 40, code_fingerprint(), "0" * 40, code_fingerprint(), plan.digest]
         for name in ("table_2.md", "table_2.html"):
             assert "<details><summary>Where each row comes from" in (tmp_path / name).read_text()
             details = (tmp_path / name).read_text().split("<details>")[1]
             assert all(
-                i in details for i in (row.run_id or "", row.eval_id, "model.lcs.enabled = False", "c0de", plan.digest[:12])
+                i in details
+                for i in (row.run_id or "", row.eval_id, "model.lcs.enabled = False", code_fingerprint(), plan.digest[:12])
             )
     assert (tmp_path / "table_1.md").read_text().count("<details>") == 1
 
@@ -251,7 +253,7 @@ def test_every_row_leads_to_what_made_it(plan: Plan, tmp_path: Path) -> None:
 def test_stale_and_other_code_have_footnotes_of_their_own(plan: Plan, tmp_path: Path) -> None:
     rows = plan.tables["table_2"].rows
     write_evaluation(plan, rows[3], 0.4)
-    write_evaluation(plan, rows[0], 0.5, training=origin(plan, code="0ther"))
+    write_evaluation(plan, rows[0], 0.5, training=origin(plan, code=f"0ther, continued by {code_fingerprint()}"))
     write_evaluation(plan, rows[1], 0.5, provenance=origin(plan, code="0ther"))
     older = rows[2].params.model_copy(update={"revision": Revision(training=0, evaluation=1)})
     old = origin(plan, revision={"training": 0, "evaluation": 1}, code="0ther")
@@ -267,7 +269,16 @@ def test_stale_and_other_code_have_footnotes_of_their_own(plan: Plan, tmp_path: 
     assert [cells[0] for cells in section(tmp_path, "table_2", "Measured here")] == ["1‡", "2‡", "3†", "**4**"]
     text = (tmp_path / "table_2.md").read_text()
     assert "† Stale: trained or evaluated at another revision" in text
-    assert "‡ Made by other code than the default row, same revision." in text
+    assert "‡ Made by other code than the present one, same revision." in text
+    origins = [li for li in text.split("<details>")[1].splitlines() if li.startswith("|")][2:]
+    assert [li.strip("| ").rsplit(" | ", 1)[1] for li in origins] == ["other code", "other code", "stale", "current"]
+
+
+def test_results_that_agree_with_each_other_but_not_with_the_present_code_are_marked(plan: Plan, tmp_path: Path) -> None:
+    for row in plan.tables["table_2"].rows:
+        write_evaluation(plan, row, 0.4, training=origin(plan, code="0ld"), provenance=origin(plan, code="0ld"))
+    write_tables(plan, "all", tmp_path)
+    assert [line(tmp_path, "table_2", number, "mean")["other_code"] for number in (1, 2, 3, 4)] == ["yes"] * 4
 
 
 def test_weights_of_another_revision_make_a_row_stale(plan: Plan, tmp_path: Path) -> None:
@@ -324,6 +335,41 @@ def test_times_are_medians_with_their_middle_half_and_speed_ups_ratios_of_median
         "132",
     ]
     assert section(tmp_path / "out", "table_6", "Speed-up against row 5 (N: 32), published")[0][2] == "2.22×"
+
+
+@pytest.mark.parametrize("position", ["middle", "end"])
+def test_a_row_without_published_times_shows_its_measured_ones(timed: Plan, tmp_path: Path, position: str) -> None:
+    path = tmp_path / "params" / "tables" / "table_6.yaml"
+    text = path.read_text().replace("reference: 5 ", "#")
+    new = "  - label: {N: '64', by: us}\n    set: {model.decoder.fast: true, evaluation.top_n: 64}\n"
+    at = len(text) if position == "end" else text.index("  - label: {N: '8'}")
+    path.write_text(text[:at] + new + text[at:])
+    plan = Plan(tmp_path, "sample")
+    number = 6 if position == "end" else 3
+    row = plan.tables["table_6"].rows[number - 1]
+    times = timed.paths.timing("table_6")
+    content = json.loads(times.read_text())
+    content["rows"].append(content["rows"][0] | {"eval_id": row.eval_id})
+    times.write_text(json.dumps(content))
+    out = tmp_path / "out"
+    write_tables(plan, "all", out)
+    assert section(out, "table_6", "Milliseconds per image, measured here")[number - 1][3] == "25 (18–35)"
+    assert section(out, "table_6", "Milliseconds per image, published")[number - 1] == [str(number), "64", "us", *["–"] * 5]
+    slowest = "row 5 (N: 32)" if position == "end" else "row 6 (N: 32)"
+    speed_ups = section(out, "table_6", f"Speed-up against {slowest}, published")
+    assert (speed_ups[number - 1][3], speed_ups[0][3]) == ("–", "2.22×")
+    found = line(out, "table_6", number, "a-847")
+    assert [found[key] for key in ("ms", "speed_up", "published_ms", "published_speed_up")] == ["25.0", "2.800", "", ""]
+
+
+def test_times_of_other_code_than_the_present_one_are_called_so(timed: Plan, tmp_path: Path) -> None:
+    words = "after 1 to warm up; taken by other code than the present one"
+    write_tables(timed, "all", tmp_path / "out")
+    assert words not in (tmp_path / "out" / "table_6.md").read_text()
+    path = timed.paths.timing("table_6")
+    path.write_text(path.read_text().replace(code_fingerprint(), "0ld"))
+    write_tables(timed, "all", tmp_path / "out")
+    assert words in (tmp_path / "out" / "table_6.md").read_text()
 
 
 def test_a_row_that_is_not_timed_is_missing_and_a_damaged_file_of_times_is_named(timed: Plan, tmp_path: Path) -> None:
@@ -385,9 +431,9 @@ def test_latex_rows_have_as_many_cells_as_their_header_and_only_plain_characters
 
 def test_each_file_of_a_scope_is_there_and_two_runs_write_the_same_bytes(plan: Plan, tmp_path: Path) -> None:
     write_table_2(plan)
-    written = []
+    written, keys = [], []
     for name in ("first", "second"):
-        tables = write_tables(plan, "all", tmp_path / name)
+        keys.append([table.key for table in write_tables(plan, "all", tmp_path / name)])
         written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert written[0] == written[1]
     formats = ("md", "csv", "tex", "html")
@@ -397,7 +443,7 @@ def test_each_file_of_a_scope_is_there_and_two_runs_write_the_same_bytes(plan: P
         "metrics.json",
         "params.yaml",
     }
-    assert tables == report_tables(plan, "all")
+    assert keys == [["table_1", "table_1_groups", "table_2"]] * 2
 
 
 def test_tidy_files_of_all_ablations_have_the_same_columns_and_a_line_for_every_number(plan: Plan, tmp_path: Path) -> None:
@@ -443,3 +489,14 @@ def test_the_parameters_of_each_row_are_there_for_a_comparison_of_revisions(plan
     table_2 = yaml.safe_load((tmp_path / "params.yaml").read_text())["table_2"]
     assert table_2["row 3 P2Tformer yes, T2P loss yes, LCS no"] == {"model.lcs.enabled": False}
     assert table_2["row 4 P2Tformer yes, T2P loss yes, LCS yes"] == "the default model"
+
+
+def test_the_parameters_tell_the_method_and_several_seeds(root: Path, tmp_path: Path) -> None:
+    plan = with_seeds(root, "set: {model.lcs.enabled: false}", 3)
+    write_tables(plan, "all", tmp_path)
+    content = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    assert content["table_2"]["row 3 P2Tformer yes, T2P loss yes, LCS no"] == {"model.lcs.enabled": False, "seeds": 3}
+    assert content["table_1"]["row 1 method Dense CLIP, backbone base"] == {"method": "dense_clip"}
+    large = content["table_1"]["row 3 method Dense CLIP, backbone large"]
+    assert large["method"] == "dense_clip"
+    assert large["vlm.backbone"] == "large"

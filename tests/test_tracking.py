@@ -18,12 +18,15 @@ import pytest
 from browser import browse, needs_browser
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from project import Project
+from project import Project, Result, assert_says
 
 from fgaseg.plan import Plan, Row
+from fgaseg.tracking.records import records
 from fgaseg.training.metrics import read_metrics
 
-LINES_ON_SCREEN = """(() => {
+LINES_ON_SCREEN = """(async () => {
+    for (let tries = 0; tries < 150 && !document.body.innerText.includes('miou/pc-59'); tries++)
+        await new Promise(resolve => setTimeout(resolve, 200));
     const lines = {};
     for (const cell of document.querySelectorAll('td, th, [role=rowgroup] > div')) {
         const place = cell.getBoundingClientRect();
@@ -31,7 +34,10 @@ LINES_ON_SCREEN = """(() => {
     }
     return Object.values(lines).map(line => line.sort((a, b) => a[0] - b[0]).map(cell => cell[1]));
 })()"""
-"""The cells of tables and grids, left to right; the compare view draws a grid's first column apart from the others."""
+"""The cells of tables and grids, left to right, once the last score is there, or after half a minute.
+
+The compare view draws a grid's first column apart from the others.
+"""
 
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
@@ -81,10 +87,10 @@ def tracked(grid: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-@pytest.fixture
-def growing(grid: Project, tmp_path: Path) -> Project:
-    """The grid after `fgaseg track`, to be changed."""
-    project = grid.copy(tmp_path / "project")
+@pytest.fixture(scope="module")
+def growing(grid: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The grid after `fgaseg track`, to be changed: each test changes runs of its own."""
+    project = grid.copy(tmp_path_factory.mktemp("growing") / "project")
     project.succeed("track")
     return project
 
@@ -190,6 +196,37 @@ def test_a_lower_score_and_a_new_report_replace_the_old_ones(growing: Project) -
     assert Path(report).read_text() == "another table"
 
 
+def test_runs_that_the_plan_has_no_more_leave_their_tables_until_they_are_back(growing: Project) -> None:
+    table = "params/tables/table_3d.yaml"
+    elsewhere = plan_of(growing).tables["table_3d"].rows[5]  # its results lie in another copy of the project
+    growing.remove(f"results/sample/runs/{elsewhere.run_id}")
+    growing.edit(table, "model.t2p.weight: 0.2}", "model.t2p.weight: 0.3}")
+    growing.succeed("track")
+    found = runs(store(growing))
+    old = found.pop("table_3d weight: 0.2")
+    assert (old.data.tags.get("table_3d"), old.data.tags["superseded"]) == (None, "true")
+    assert old.data.metrics["miou/a-847"] == 0.41
+    in_table = {run.data.tags["table_3d"] for run in found.values() if "table_3d" in run.data.tags}
+    assert in_table == {"weight: 0.02", "weight: 1", "weight: 5"}
+    assert not any("superseded" in run.data.tags for run in found.values())
+
+    growing.edit(table, "model.t2p.weight: 0.3}", "model.t2p.weight: 0.2}")
+    growing.succeed("track")
+    back = runs(store(growing))["table_3d weight: 0.2"]
+    assert (back.data.tags["table_3d"], "superseded" in back.data.tags) == ("weight: 0.2", False)
+
+
+def test_the_curves_drawn_last_are_those_of_a_run(grid: Project, tmp_path: Path) -> None:
+    project = grid.copy(tmp_path / "project")
+    plan = plan_of(project)
+    run = plan.default_row.run_id
+    for age, scope in enumerate(("all", "main", "fidelity", "all")):
+        curve = plan.paths.report / scope / "curves" / f"{run}.png"
+        project.write(curve.relative_to(project.root), b"drawn again")
+        os.utime(curve, (age, age))
+        assert next(records(plan, run)).artifacts[f"curves/{run}.png"] == curve
+
+
 def test_a_training_that_goes_on_adds_its_points_and_one_begun_anew_replaces_the_run(growing: Project) -> None:
     plan = plan_of(growing)
     path = plan.paths.run(plan.default_row.run_id or "") / "metrics.jsonl"
@@ -219,22 +256,61 @@ def test_a_job_without_a_server_does_not_load_mlflow(grid: Project) -> None:
     assert not (grid.results / "mlflow.db").exists()
 
 
-@pytest.fixture
-def address() -> str:
+def free_address() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
-@pytest.fixture
-def server(address: str, tmp_path: Path) -> Iterator[str]:
-    """A tracking server with an artifact store of its own."""
+def served_by(address: str, grid: Project, folder: Path) -> Project:
+    """A copy of the grid whose tracking server is at an address."""
+    project = grid.copy(folder)
+    project.edit("params/launch.yaml", "tracking_uri: null", f"tracking_uri: {address}")
+    return project
+
+
+def assert_not_delivered(result: Result, status: int, *words: str) -> None:
+    """One warning for a person, with all of the words, and an exit status."""
+    assert result.status == status, result.err
+    assert result.err.count("WARNING") == 1
+    assert "Traceback" not in result.err
+    assert_says(result.err, "delivered later", *words)
+
+
+@pytest.mark.slow  # trains once more
+def test_a_server_that_is_away_costs_a_training_one_warning_and_the_command_its_success(grid: Project, tmp_path: Path) -> None:
+    address = free_address()
+    project = served_by(address, grid, tmp_path / "project")
+    run = plan_of(project).default_row.run_id or ""
+    project.remove(f"results/sample/runs/{run}/model.safetensors")
+    assert_not_delivered(project.quick("train", run), 0, f"tracking server {address} is away")
+    tracked = project.quick("track")
+    assert_not_delivered(tracked, 1, f"tracking server {address} is away")
+    assert not tracked.out
+
+
+def test_an_address_that_cannot_be_one_costs_one_warning(grid: Project, tmp_path: Path) -> None:
+    address = "http://127.0.0.1:fivethousand"
+    assert_not_delivered(served_by(address, grid, tmp_path / "project").quick("track"), 1, address, "Port")
+
+
+def test_a_damaged_result_costs_one_warning_that_names_it(grid: Project, tmp_path: Path) -> None:
+    project = grid.copy(tmp_path / "project")
+    file = f"results/sample/evaluations/{plan_of(project).default_row.eval_id}/evaluation.json"
+    project.truncate(file)
+    assert_not_delivered(project.quick("track"), 1, file, "not valid JSON")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a tracking server, and its own folder of artifacts."""
+    address, folder = free_address(), tmp_path_factory.mktemp("server")
     command = [
         str(Path(sys.executable).parent / "mlflow"), "server", "--host", "127.0.0.1", "--port", address.rsplit(":", 1)[1],
-        "--workers", "1", "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}",
-        "--artifacts-destination", str(tmp_path / "store"),
+        "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'server.db'}",
+        "--artifacts-destination", str(folder / "store"),
     ]  # fmt: skip
-    log = (tmp_path / "server.log").open("w")
+    log = (folder / "server.log").open("w")
     process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | QUIET, start_new_session=True)
     try:
         until = time.monotonic() + 120
@@ -243,54 +319,53 @@ def server(address: str, tmp_path: Path) -> Iterator[str]:
                 with urlopen(f"{address}/health", timeout=2):
                     break
             except (URLError, OSError):
-                assert process.poll() is None, (tmp_path / "server.log").read_text()
+                assert process.poll() is None, (folder / "server.log").read_text()
                 assert time.monotonic() < until, "the tracking server has not started in two minutes"
                 time.sleep(0.3)
-        yield address
+        yield address, folder / "store"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         log.close()
 
 
-def test_a_server_that_is_away_costs_one_warning_and_is_served_later_without_double_points(
-    grid: Project, address: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    project = grid.copy(tmp_path / "project")
-    project.edit("params/launch.yaml", "tracking_uri: null", f"tracking_uri: {address}")
-    away = project.succeed("track")
-    assert away.err.count("WARNING") == 1
-    assert f"tracking server {address} is away" in away.err
-    assert not away.out
-
-    request.getfixturevalue("server")
+@pytest.fixture(scope="module")
+def told(grid: Project, server: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, set[str]]:
+    """The grid with a server and its default model trained once more, and the names of the runs that the server has then."""
+    project = served_by(server[0], grid, tmp_path_factory.mktemp("told") / "project")
     run = plan_of(project).default_row.run_id or ""
     project.remove(f"results/sample/runs/{run}/model.safetensors")
-    project.succeed("train", run)  # tells the server at its end
-    client = MlflowClient(address)
-    assert runs(client).keys() == {"default model"}
+    project.succeed("train", run)
+    return project, set(runs(MlflowClient(server[0])))
+
+
+@pytest.mark.slow  # a server starts
+def test_a_training_tells_the_server_at_its_end_and_what_was_missed_follows_without_double_points(
+    told: tuple[Project, set[str]], server: tuple[str, Path]
+) -> None:
+    project, at_its_end = told
+    assert at_its_end == {"default model"}
     for _ in range(2):
         project.succeed("track")
+    client = MlflowClient(server[0])
     tracked = runs(client)
     assert len(tracked) == 7
     assert [p.step for p in client.get_metric_history(tracked["default model"].info.run_id, "loss")] == [1, 2, 3]
-    assert (tmp_path / "store").is_dir()
+    assert any(server[1].rglob("params.json"))
     assert not (project.results / "mlartifacts").exists()
 
 
 @needs_browser
 @pytest.mark.slow  # a server and a browser start
-def test_the_compare_view_shows_an_ablation(grid: Project, server: str, tmp_path: Path) -> None:
-    project = grid.copy(tmp_path / "project")
-    project.edit("params/launch.yaml", "tracking_uri: null", f"tracking_uri: {server}")
-    project.succeed("track")
-    client = MlflowClient(server)
+def test_the_compare_view_shows_an_ablation(told: tuple[Project, set[str]], server: tuple[str, Path], tmp_path: Path) -> None:
+    told[0].succeed("track")
+    client = MlflowClient(server[0])
     ablation = {run.data.tags["table_3d"]: run for run in runs(client).values() if "table_3d" in run.data.tags}
     assert ablation.keys() == {f"weight: {weight}" for weight in ("0.02", "0.2", "1", "5")}
     ids = [run.info.run_id for run in ablation.values()]
     experiment = next(iter(ablation.values())).info.experiment_id
     query = f"runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([experiment]))}"
-    shown = browse(f"{server}/#/compare-runs?{query}", tmp_path, 15000, LINES_ON_SCREEN, (1600, 3000))
+    shown = browse(f"{server[0]}/#/compare-runs?{query}", tmp_path, 0, LINES_ON_SCREEN, (1600, 3000))
     rows = {row[0].rstrip(":"): set(row[1:]) for row in shown.value if row}
     assert rows["Run Name"] == {str(run.info.run_name) for run in ablation.values()}
     assert rows["model.t2p.weight"] == {"0.02", "0.2", "1.0", "5.0"}

@@ -1,5 +1,6 @@
 """A training as the user runs it: the same weights however often it is killed."""
 
+import json
 import os
 import re
 import signal
@@ -62,6 +63,22 @@ def test_a_training_killed_twice_ends_in_the_same_weights_bit_for_bit(untrained:
     losses = [[(line["step"], line["loss"]) for line in lines if "loss" in line] for lines in curves]
     assert losses[0] == losses[1]
     assert [step for step, _ in losses[0]] == list(range(1, STEPS + 1))
+
+
+def test_a_training_continued_by_other_code_names_both_and_leaves_no_checkpoint(untrained: Project, tmp_path: Path) -> None:
+    project = untrained.copy(tmp_path / "other code")
+    run, _ = project.ids("table_1", 2)
+    train_and_kill(project, run, 3)
+    path = project.results / "runs" / run / "params.json"
+    content = json.loads(path.read_text())
+    present = content["provenance"]["code"]
+    content["provenance"] |= {"code": "0123", "git_commit": "4567"}
+    path.write_text(json.dumps(content))
+    project.succeed("train", run)
+    made = json.loads(path.read_text())["provenance"]
+    assert made["code"] == f"0123, continued by {present}"
+    assert made["git_commit"].startswith("4567, continued by ")
+    assert not (path.parent / "checkpoints").exists()
 
 
 @pytest.mark.slow

@@ -239,7 +239,7 @@ def test_a_checkpoint_brings_back_prompts_and_heads(
 def test_a_saved_model_brings_back_prompts_and_heads(
     tmp_path: Path, mini_clip: open_clip.CLIP, build_model: BuildModel, resolve: Resolve
 ) -> None:
-    params, paths = resolve(VARIANT), Paths(tmp_path, "sample", "data", "backbones")
+    params, paths = resolve(VARIANT), Paths(tmp_path, "sample", "data", {"base": "weights"})
     backbone, path = paths.vlm(params.vlm.backbone), paths.run("0123") / "model.safetensors"
     backbone.parent.mkdir(parents=True)
     torch.save(mini_clip.state_dict(), backbone)

@@ -11,7 +11,7 @@ from torch import Tensor
 from fgaseg.data.pixels import normalise, to_pixels
 from fgaseg.data.prepared import PreparedDataset
 from fgaseg.evaluation.segmenter import FGAsegSegmenter
-from fgaseg.files import write_arrays
+from fgaseg.files import relative, write_arrays
 from fgaseg.schema import Evaluation
 
 PRESENT, ABSENT = 3, 2
@@ -66,7 +66,7 @@ def pseudo_mask_panels(
         entries.append(
             {
                 "benchmark": benchmark,
-                "image": str(sample.image.resolve()),
+                "image": relative(sample.image, out),
                 "class": dataset.classes[c].name,
                 "present": c in present,
                 "arrays": str(file),

@@ -19,7 +19,7 @@ from fgaseg.evaluation.benchmark import Labels, evaluate_samples
 from fgaseg.evaluation.counts import Counts, save_counts
 from fgaseg.evaluation.pseudo_masks import pseudo_mask_panels
 from fgaseg.evaluation.segmenter import DenseCLIPSegmenter, FGAsegSegmenter, Segmenter
-from fgaseg.files import atomic_folder, write_json, writing
+from fgaseg.files import atomic_folder, relative, write_json, writing
 from fgaseg.loading import load_clip, load_model
 from fgaseg.plan import Plan, Row
 from fgaseg.provenance import provenance
@@ -88,10 +88,10 @@ def _keep_panels(
         panels.append(
             {
                 "benchmark": benchmark,
-                "image": str(sample.image.resolve()),
-                "label": str(sample.label.resolve()),
+                "image": relative(sample.image, folder),
+                "label": relative(sample.label, folder),
                 "prediction": str(path.relative_to(folder)),
-                "classes": str(classes.resolve()),
+                "classes": relative(classes, folder),
             }
         )
 
@@ -99,7 +99,7 @@ def _keep_panels(
 
 
 def evaluate_row(plan: Plan, row: Row, launch: Launch) -> Path:
-    """Score a row on its benchmarks; returns the path of `evaluation.json`. An earlier evaluation stays until the end."""
+    """Score a row on its benchmarks; returns the path of `evaluation.json`. An earlier one is left until the end."""
     device = set_up_torch(launch.threads)
     params = row.params
     training = PreparedDataset(plan.paths.dataset(params.data.train))

@@ -26,6 +26,15 @@ def views(image: Image.Image, params: Evaluation) -> Tensor:
     return normalise(torch.stack(crops))
 
 
+def check_cells(params: Evaluation, length: int) -> None:
+    """`UserError` when windows do not begin and end on whole cells of a window's `length` x `length` scores."""
+    if params.stride * length % params.window or params.resize * length % params.window:
+        raise UserError(
+            f"evaluation: stride {params.stride} and resize {params.resize} do not fall on whole cells of a window's "
+            f"{length} x {length} scores; choose multiples of {params.window // length}"
+        )
+
+
 def merge(scores: Tensor, params: Evaluation) -> Tensor:
     """Scores of the views (V, K, L, L) -> scores of the whole image (K, R, R), R = resize * L / window.
 
@@ -33,11 +42,7 @@ def merge(scores: Tensor, params: Evaluation) -> Tensor:
     scores' own resolution, which is linear and so agrees with merging at `resize` up to the borders of windows.
     """
     length = scores.shape[-1]
-    if params.stride * length % params.window or params.resize * length % params.window:
-        raise UserError(
-            f"evaluation: stride {params.stride} and resize {params.resize} do not fall on whole cells of a window's "
-            f"{length} x {length} scores; choose multiples of {params.window // length}"
-        )
+    check_cells(params, length)
     scale = length / params.window
     side = round(params.resize * scale)
     total = scores.new_zeros(scores.shape[1], side, side)

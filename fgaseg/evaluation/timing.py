@@ -82,7 +82,7 @@ def time_table(plan: Plan, key: str, launch: Launch) -> Path:
     if key not in plan.tables:
         raise UserError(f"table '{key}' is unknown; params/tables has {', '.join(plan.tables)}")
     table = plan.tables[key]
-    if len({row.run_id for row in table.rows}) > 1 or table.rows[0].params.evaluation.top_n is None:
+    if not table.timed:
         raise UserError(f"table '{key}': only rows that differ in evaluation.top_n alone are timed, such as those of table_6")
     segmenter = make_segmenter(plan, table.rows[0], set_up_torch(launch.threads))
     assert isinstance(segmenter, FGAsegSegmenter)

@@ -9,8 +9,6 @@ from timm.layers.mlp import Mlp
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 
-from fgaseg.errors import UserError
-
 
 class GuidedWindowAttention(nn.Module):
     """Attention inside windows; queries and keys see the map beside the vision guidance, values the map alone."""
@@ -74,11 +72,10 @@ class GuidedSwinBlock(nn.Module):
 
 
 class SpatialAggregation(nn.Module):
-    """A pair of Swin blocks, the second with windows shifted by half."""
+    """A pair of Swin blocks, the second with windows shifted by half; windows must divide the patch grid."""
 
     def __init__(self, dim: int, guidance_dim: int, heads: int, window: int, mlp_ratio: int) -> None:
         super().__init__()
-        self.window = window
         self.guidance_norm = nn.LayerNorm(guidance_dim)
         self.blocks = nn.ModuleList(
             GuidedSwinBlock(dim, guidance_dim, heads, window, shift, mlp_ratio) for shift in (0, window // 2)
@@ -86,11 +83,7 @@ class SpatialAggregation(nn.Module):
 
     def forward(self, maps: Tensor, guidance: Tensor) -> Tensor:
         """maps (B, K, D, h, w), vision guidance (B, G, h, w) -> (B, K, D, h, w)."""
-        batch, classes, _, height, width = maps.shape
-        if height % self.window or width % self.window:
-            raise UserError(
-                f"model.propagation.window: {self.window} does not divide the patch grid {height} x {width}; choose a divisor"
-            )
+        batch, classes = maps.shape[:2]
         x = maps.flatten(0, 1).permute(0, 2, 3, 1)
         g = self.guidance_norm(guidance.permute(0, 2, 3, 1)).repeat_interleave(classes, 0)
         for block in self.blocks:

@@ -61,6 +61,15 @@ class FGAseg(nn.Module):
         self.params = params
         self.clip = clip
         channels, dim, p = clip.embed_dim, params.hidden_dim, params.propagation
+        if params.p2tformer.layers and channels % params.p2tformer.heads:
+            raise UserError(
+                f"model.p2tformer.heads: {params.p2tformer.heads} does not divide CLIP's {channels} channels; choose a divisor"
+            )
+        if clip.grid % p.window:
+            raise UserError(
+                f"model.propagation.window: {p.window} does not divide the patch grid {clip.grid} x {clip.grid}; "
+                "choose a divisor"
+            )
         self.p2tformer = None
         if params.p2tformer.layers:
             q = params.p2tformer

@@ -18,7 +18,7 @@ from fgaseg.reporting.cells import (
     printed,
     with_mean,
 )
-from fgaseg.reporting.layout import DASH, DISTINCT, MINUS, Cell, Line, Missing, Number, Section, mark_best
+from fgaseg.reporting.layout import DASH, MINUS, Cell, Line, Missing, Number, Section, mark_best
 from fgaseg.reporting.scores import MEAN, Scores, estimate
 from fgaseg.reporting.statistics import LEVEL, Bootstrapped, holm
 from fgaseg.reporting.timing import speed_sections
@@ -195,9 +195,9 @@ def _remarks(ablation: Ablation) -> tuple[str, ...]:
     if compared:
         rows = "row differs from its reference" if compared == 1 else "rows differ from their references"
         remark = (
-            f"{distinct} of {compared} {rows} in the mean beyond chance ({DISTINCT}: the {LEVEL:.0%} interval excludes 0), "
+            f"{distinct} of {compared} {rows} in the mean beyond chance (the {LEVEL:.0%} interval excludes 0), "
             f"{sum(v.after_holm for v in verdicts)} of them also after Holm's correction for {compared} "
-            f"comparison{'s' * (compared > 1)}; the others are not distinguishable from it. "
+            f"comparison{'s' * (compared > 1)}; the others are not distinguishable from theirs. "
             f"By chance alone 1 of {round(1 / (1 - LEVEL))} true zeros is marked, "
             "and the marks of single benchmarks are not corrected for their number."
         )

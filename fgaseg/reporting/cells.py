@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from fgaseg.identity import changes
 from fgaseg.plan import Row
-from fgaseg.reporting.layout import DASH, Cell, Line, Missing, Number, Section
+from fgaseg.reporting.layout import DASH, DISTINCT, Cell, Line, Missing, Number, Section
 from fgaseg.reporting.results import Result
 from fgaseg.reporting.scores import Scores, estimate
 from fgaseg.reporting.statistics import LEVEL, SAMPLES, Bootstrapped, Estimate, Interval
@@ -15,21 +15,28 @@ MEASURED = {
     "paper": "Measured here, paper scale",
 }
 PUBLISHED = "Published, paper scale"
-INTERVALS = f"In brackets: {LEVEL:.0%} intervals over images ({SAMPLES} resamples); differences are paired by image."
+LOW_INTERVALS = (
+    "Resamples miss classes that few images show: intervals of scores lie somewhat low, so that a score may stand near the "
+    "upper end of its own; paired differences are hardly affected."
+)
+INTERVALS = (
+    f"In brackets: {LEVEL:.0%} intervals over images ({SAMPLES} resamples); differences are paired by image, and {DISTINCT} "
+    f"marks those whose interval excludes 0. {LOW_INTERVALS}"
+)
 NOTES = {
     "stale": "Stale: trained or evaluated at another revision or on other data than the plan's. Run the workflow again.",
-    "other_code": "Made by other code than the default row, same revision.",
+    "other_code": "Made by other code than the present one, same revision.",
     "fewer_seeds": "Not all of its seeds are evaluated yet.",
 }
 
 
-def number(found: Estimate | None, signed: bool = False, interval: bool = True, deviation: float | None = None) -> Cell:
+def number(found: Estimate | None, signed: bool = False, deviation: float | None = None) -> Cell:
     """An estimate in percent; a dash where the group has no class, and "missing" where nothing is measured."""
     if found is None:
         return Missing()
     if math.isnan(found.value):
         return DASH
-    bounds = Interval(*(100 * bound for bound in found.interval)) if interval else None
+    bounds = Interval(*(100 * bound for bound in found.interval))
     return Number(100 * found.value, bounds, signed, None if deviation is None else 100 * deviation)
 
 
@@ -60,16 +67,16 @@ def with_mean(published: Sequence[float | None], count: int) -> list[float | Non
 
 def _origin(scores: Scores, row: Row, result: Result | None) -> tuple[str, ...]:
     changed = "; ".join(f"{k} = {v}" for k, v in changes(scores.plan.default, row.params).items()) or "none"
-    ids = (row.run_id or "untrained", row.eval_id if result is None else result.folder.name, changed)
     if result is None:
-        return (*ids, "", "", "", "missing")
+        return (row.run_id or "untrained", row.eval_id, changed, "", "", "", "missing")
     found, training = result.evaluation.provenance, result.evaluation.training
-    commit, code = found.git_commit[:18], found.code
-    if training is not None and training.git_commit != found.git_commit:
-        commit = f"{training.git_commit[:18]}, evaluated by {commit}"
+    commit, code = found.git_commit, found.code
+    if training is not None and training.git_commit != commit:
+        commit = f"{training.git_commit}, evaluated by {commit}"
     if training is not None and training.code != code:
         code = f"{training.code}, evaluated by {code}"
-    return (*ids, commit, code, found.data_digest[:12], "stale" if result.stale else "current")
+    ids = (result.evaluation.run_id or "untrained", result.folder.name)
+    return (*ids, changed, commit, code, found.data_digest[:12], result.state)
 
 
 def origins(scores: Scores, rows: Sequence[Row]) -> Section:

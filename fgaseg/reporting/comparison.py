@@ -8,7 +8,7 @@ from fgaseg.identity import Method
 from fgaseg.plan import Row
 from fgaseg.reporting.results import Group
 from fgaseg.reporting.scores import Note, Scores, estimate
-from fgaseg.reporting.statistics import Estimate
+from fgaseg.reporting.statistics import Bootstrapped, Estimate
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 METHODS: tuple[Method, ...] = ("dense_clip", "fgaseg")
@@ -55,9 +55,9 @@ class Comparison:
         """Standard deviation of mIoU over the row's seeds; None for a single one."""
         return self.scores.deviation(self.rows[method], benchmark)
 
-    def difference(self, benchmark: str, group: Group | None = None) -> Estimate | None:
+    def difference(self, benchmark: str, group: Group | None = None) -> Bootstrapped | None:
         """mIoU of FGAseg minus that of dense CLIP on the same images; None unless both were measured on the same data."""
-        return estimate(self.scores.difference(self.rows["fgaseg"], self.rows["dense_clip"], benchmark, group))
+        return self.scores.difference(self.rows["fgaseg"], self.rows["dense_clip"], benchmark, group)
 
 
 def comparisons(scores: Scores, backbone: str | None = None) -> list[Comparison]:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from fgaseg.files import write_whole
 from fgaseg.plan import Plan, Scope
+from fgaseg.reporting.cells import LOW_INTERVALS
 from fgaseg.reporting.figures import Figure, runs_by_table, short_title
 from fgaseg.reporting.formats import STYLE, fragment
 from fgaseg.reporting.layout import Table
-from fgaseg.reporting.results import Provenance, find_result
+from fgaseg.reporting.results import Evaluations, Provenance
 from fgaseg.reporting.statistics import LEVEL, SAMPLES
 
 _CURVES = "curves-"  # how the keys of single trainings' figures begin
@@ -33,14 +34,16 @@ _BANNERS = {
     "paper": ("Paper scale", "Real datasets, OpenAI's CLIP and the training length of the paper."),
 }
 _HOW_TO_READ = (
-    ("12.3 (11.0\N{EN DASH}13.6)", f"mIoU in percent, its {LEVEL:.0%} interval over images ({SAMPLES} bootstrap resamples)."),
+    ("12.3 (11.0\N{EN DASH}13.6)", f"mIoU in percent, its {LEVEL:.0%} interval over images ({SAMPLES} bootstrap resamples). "
+     + LOW_INTERVALS),
     ("+1.2* (+0.4 to +2.0)", "a difference, paired by image. The asterisk: its interval excludes 0. Grey, without one: not "
      "distinguishable from 0 on these images. With many rows some intervals exclude 0 by chance."),
     ("\N{PLUS-MINUS SIGN} 0.5", "standard deviation over training seeds, where a row has several. Any other row is one "
      "training, and its interval does not hold what another seed would change."),
     ("bold", "the highest number of its column in its section. Shaded rows are the ones that the table is about."),
     ("missing", "planned, but not evaluated yet: never a zero."),
-    ("stale", "in a footnote: evaluated under another revision of the code, or on other data, than the plan's."),
+    ("stale", "in a footnote: trained or evaluated at another revision, or on other data, than the plan's."),
+    ("other code", "in a footnote: at the plan's revision, but trained or evaluated by other code than the present one."),
 )  # fmt: skip
 _PAGE_STYLE = """
 * { box-sizing: border-box; }
@@ -167,14 +170,18 @@ def _origin_table(origins: Sequence[tuple[str, Provenance]]) -> str:
 
 def _provenance(plan: Plan, scope: Scope) -> str:
     """Where the trainings and evaluations of a scope come from, as far as there are any."""
-    planned = plan.evaluations_of(scope)
-    found = [result.evaluation for row in planned.values() if (result := find_result(plan, row))]
-    trainings = {evaluation.run_id: evaluation.training for evaluation in found if evaluation.training}
-    origins = [("training", origin) for origin in trainings.values()] + [("evaluation", e.provenance) for e in found]
+    planned, evaluations = plan.evaluations_of(scope), Evaluations(plan)
+    found = [result for row in planned.values() if (result := evaluations.find(row))]
+    stale = sum(result.stale for result in found)
+    trainings = {result.evaluation.run_id: result.evaluation.training for result in found if result.evaluation.training}
+    origins = [("training", origin) for origin in trainings.values()]
+    origins += [("stale evaluation" if r.stale else "evaluation", r.evaluation.provenance) for r in found]
+    apart = f" {stale} more {'is' if stale == 1 else 'are'} stale: of another revision or other data." if stale else ""
     sentence = (
-        f"{len(found)} of {len(planned)} planned evaluations are there. Every measured number is rendered from the files of "
-        f"its evaluation in results/{plan.scale}/evaluations, in the folder that its id names; fgaseg show TABLE lists them. "
-        "Code is a fingerprint of the sources that decide results, data the digest of the raw data."
+        f"{len(found) - stale} of {len(planned)} planned evaluations are there.{apart} "
+        f"Every measured number is rendered from the files of its evaluation in results/{plan.scale}/evaluations, in the "
+        "folder that its id names; fgaseg show TABLE lists them. Code is a fingerprint of the sources that decide results, "
+        "data the digest of the raw data."
     )
     return f"<p>{html.escape(sentence)}</p>\n" + (_origin_table(origins) if origins else "")
 

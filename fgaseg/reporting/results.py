@@ -1,6 +1,7 @@
 """What an evaluation found, as its folder holds it, and whether it still belongs to the plan."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from fgaseg.errors import UserError
 from fgaseg.files import read_json
 from fgaseg.identity import Method, eval_id
 from fgaseg.plan import Plan, Row
+from fgaseg.provenance import code_fingerprint
 from fgaseg.reporting.statistics import Counts, load_counts, miou
 from fgaseg.schema import Revision, Scale
 
@@ -45,7 +47,7 @@ class BenchmarkScore(Record):
 
 
 class Provenance(Record):
-    """What produced a result; `code` is the fingerprint of the sources that decide it."""
+    """What produced a result; `code` is the fingerprint of the sources that decide it, or says which code continued which."""
 
     git_commit: str
     code: str
@@ -61,7 +63,6 @@ class Evaluation(Record):
     run_id: str | None
     method: Method
     scale: Scale
-    backbone: str
     benchmarks: dict[str, BenchmarkScore]
     provenance: Provenance
     training: Provenance | None = None
@@ -132,7 +133,7 @@ def read_panels(folder: Path) -> Panels:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """An evaluation of `row`; `stale` when the revision or the data are no longer those of the plan.
+    """An evaluation of `row`; `stale` when the revision or the data that trained or evaluated it are not those of the plan.
 
     Compared by identity, so that what is computed from its counts can be kept.
     """
@@ -158,10 +159,20 @@ class Result:
         return counts
 
     @property
-    def codes(self) -> tuple[str | None, str]:
-        """Fingerprints of the code that trained (None for the untrained CLIP) and that evaluated."""
-        training = self.evaluation.training
-        return None if training is None else training.code, self.evaluation.provenance.code
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the evaluation and of the training that it is of, those of a stale one included."""
+        return tuple(filter(None, (self.folder.name, self.evaluation.run_id)))
+
+    @property
+    def other_code(self) -> bool:
+        """Whether other code than the present one trained or evaluated a result that is not stale."""
+        made_by = (self.evaluation.training, self.evaluation.provenance)
+        return not self.stale and any(origin and origin.code != code_fingerprint() for origin in made_by)
+
+    @property
+    def state(self) -> str:
+        """How far the number can be taken for one of the plan and the code as they are."""
+        return "stale" if self.stale else "other code" if self.other_code else "current"
 
     def members(self, benchmark: str, group: Group) -> NDArray[np.bool_]:
         """Which labels of `benchmark` belong to `group`: met in training or not, stuff or things."""
@@ -171,28 +182,49 @@ class Result:
         return np.array([score.kind == group for score in classes])
 
 
-def find_result(plan: Plan, row: Row) -> Result | None:
-    """The evaluation of `row`, or else the latest of the same row under another revision or other data; None without any."""
-    folder = plan.paths.evaluation(row.eval_id)
-    if (folder / "evaluation.json").exists():
-        return _result(plan, row, folder)
-    candidates = []
-    for path in sorted(plan.paths.evaluation("x").parent.glob("*/evaluation.json")):
-        try:
-            origin = _validated(path, Evaluation).provenance
-        except UserError:  # left by another version of the code, and needed by no row
-            continue
-        params = row.params.model_copy(update={"revision": origin.revision})
-        if path.parent.name == eval_id(params, row.method, origin.data_digest):
-            fresh = origin.data_digest == plan.digest
-            candidates.append((fresh, origin.revision.evaluation, origin.revision.training, path.parent.name))
-    return _result(plan, row, plan.paths.evaluation(max(candidates)[-1])) if candidates else None
+class Evaluations:
+    """The evaluations of a plan's rows. The folders are read through once, and only where a row has none of its own."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def find(self, row: Row) -> Result | None:
+        """The evaluation of `row`, or else the latest of it under another revision or other data; None without any."""
+        if (self.plan.paths.evaluation(row.eval_id) / "evaluation.json").exists():
+            return _result(self.plan, row, row.eval_id)
+        others = self._others(row)
+        return _result(self.plan, row, others[-1]) if others else None
+
+    def stale_with(self, wanted: str) -> list[Result]:
+        """Evaluations of planned rows under another revision or other data whose own or training's id starts with `wanted`."""
+        results = (_result(self.plan, row, name) for row in self.plan.evaluations.values() for name in self._others(row))
+        return [result for result in results if wanted and any(i.startswith(wanted) for i in result.ids)]
+
+    @cached_property
+    def _on_disk(self) -> dict[str, tuple[Revision, str]]:
+        """Revision and data digest of every evaluation, by id."""
+        found = {}
+        for path in sorted(self.plan.paths.evaluation("x").parent.glob("*/evaluation.json")):
+            with suppress(UserError):  # left by another version of the code, and needed by no row
+                origin = _validated(path, Evaluation).provenance
+                found[path.parent.name] = origin.revision, origin.data_digest
+        return found
+
+    def _others(self, row: Row) -> list[str]:
+        """Ids of the evaluations of `row` under another revision or other data, the one to prefer last."""
+        found = []
+        for revision, digest in set(self._on_disk.values()):
+            name = eval_id(row.params.model_copy(update={"revision": revision}), row.method, digest)
+            if name != row.eval_id and self._on_disk.get(name) == (revision, digest):
+                found.append((digest == self.plan.digest, revision.evaluation, revision.training, name))
+        return [name for *_, name in sorted(found)]
 
 
-def _result(plan: Plan, row: Row, folder: Path) -> Result:
+def _result(plan: Plan, row: Row, name: str) -> Result:
+    folder = plan.paths.evaluation(name)
     path = folder / "evaluation.json"
     evaluation = _validated(path, Evaluation)
-    for key, wanted in (("scale", plan.scale), ("method", row.method), ("backbone", row.params.vlm.label)):
+    for key, wanted in (("scale", plan.scale), ("method", row.method)):
         if getattr(evaluation, key) != wanted:
             raise UserError(
                 f"{path}: {key}: '{getattr(evaluation, key)}' where {row.name} has '{wanted}'; evaluate the row again"

@@ -5,7 +5,7 @@ from typing import Literal
 
 from fgaseg.errors import UserError
 from fgaseg.plan import Plan, Row
-from fgaseg.reporting.results import Group, Result, find_result
+from fgaseg.reporting.results import Evaluations, Group, Result
 from fgaseg.reporting.statistics import Bootstrapped, Estimate, bootstrap, mean_of, require_same_truth
 
 MEAN = "mean"
@@ -26,13 +26,14 @@ class Scores:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self._evaluations = Evaluations(plan)
         self._results: dict[str, Result | None] = {}
         self._bootstrapped: dict[tuple[str, str, Group | None], Bootstrapped] = {}
 
     def result(self, row: Row) -> Result | None:
         """The evaluation of the row's first seed."""
         if row.eval_id not in self._results:
-            self._results[row.eval_id] = find_result(self.plan, row)
+            self._results[row.eval_id] = self._evaluations.find(row)
         return self._results[row.eval_id]
 
     def results(self, row: Row) -> list[Result]:
@@ -65,20 +66,14 @@ class Scores:
         return ours - theirs
 
     def notes(self, *rows: Row) -> tuple[Note, ...]:
-        """What to know about the numbers of `rows`: stale ones, ones of other code than the default row's, too few seeds."""
+        """What to know about the numbers of `rows`: stale ones, ones made by other code than the present, too few seeds."""
         results = [result for row in rows for result in self.results(row)]
         found: list[Note] = ["stale"] if any(result.stale for result in results) else []
-        default = self.result(self.plan.default_row)
-        if default is not None and any(self._other_code(result, default) for result in results):
+        if any(result.other_code for result in results):
             found.append("other_code")
         if any(0 < len(self.results(row)) < len(row.replicas) for row in rows):
             found.append("fewer_seeds")
         return tuple(found)
-
-    @staticmethod
-    def _other_code(result: Result, default: Result) -> bool:
-        training, evaluation = result.codes
-        return not result.stale and (evaluation != default.codes[1] or training not in (None, default.codes[0]))
 
     def _members(self, benchmark: str) -> tuple[str, ...]:
         return self.plan.default.data.benchmarks if benchmark == MEAN else (benchmark,)

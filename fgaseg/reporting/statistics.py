@@ -5,8 +5,10 @@ Letters for axes: S resamples, N images, K classes that occur in the ground trut
 The unit of uncertainty is the image: a resample draws as many images as the benchmark has, with replacement, and is scored
 as a benchmark of its own. Two methods are compared on the same resamples, so that what makes an image hard for both
 cancels. Intervals are percentiles of the resampled values, p-values the share of them beyond 0. What another seed of the
-training would change is in neither. Sums of whole numbers are exact in float64, so the same counts give the same digits
-however many threads compute them.
+training would change is in neither. A class that few images show is missing from many resamples: intervals of scores lie
+somewhat low, while in paired differences this cancels too.
+
+Sums of whole numbers are exact in float64, so the same counts give the same digits however many threads compute them.
 """
 
 import zlib

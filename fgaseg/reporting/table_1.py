@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fgaseg.identity import Method
 from fgaseg.plan import Plan
-from fgaseg.reporting.cells import INTERVALS, MEASURED, NOTES, PUBLISHED, number, origins, printed, with_mean
+from fgaseg.reporting.cells import INTERVALS, MEASURED, NOTES, PUBLISHED, difference, number, origins, printed, with_mean
 from fgaseg.reporting.comparison import GROUPS, METHODS, Comparison
 from fgaseg.reporting.formats import terminal
 from fgaseg.reporting.layout import DASH, MINUS, Line, Missing, Section, Table, mark_best
@@ -39,7 +39,7 @@ def _measured_group(comparison: Comparison) -> tuple[Line, ...]:
     for method in METHODS:
         cells = [number(comparison.score(method, b), deviation=comparison.deviation(method, b)) for b in columns]
         lines.append(Line((NAMES[method], comparison.backbone, *cells), comparison.notes(method), strong=method == "fgaseg"))
-    cells = [number(comparison.difference(benchmark), signed=True) for benchmark in columns]
+    cells = [difference(comparison.difference(benchmark)) for benchmark in columns]
     return (*mark_best(lines, 2), Line((DIFFERENCE, comparison.backbone, *cells), comparison.notes(*METHODS)))
 
 
@@ -64,9 +64,9 @@ def _kind_group(comparison: Comparison, group: Group) -> tuple[Line, ...]:
     lines = [Line((_KINDS[group], "classes shown", *(Missing() if n is None else str(n) for n in sizes), ""))]
     columns = (*comparison.benchmarks, MEAN)
     for method in METHODS:
-        cells = [number(comparison.score(method, benchmark, group), interval=False) for benchmark in columns]
+        cells = [number(comparison.score(method, benchmark, group)) for benchmark in columns]
         lines.append(Line(("", NAMES[method], *cells), comparison.notes(method)))
-    cells = [number(comparison.difference(benchmark, group), signed=True) for benchmark in columns]
+    cells = [difference(comparison.difference(benchmark, group)) for benchmark in columns]
     return (*lines, Line(("", DIFFERENCE, *cells), comparison.notes(*METHODS), strong=True))
 
 
@@ -95,13 +95,13 @@ def terminal_table(plan: Plan, measured: Sequence[Comparison]) -> str:
         lines = []
         for benchmark, value in zip((*comparison.benchmarks, MEAN), published, strict=True):
             scores = [number(comparison.score(method, benchmark)) for method in METHODS]
-            gain = number(comparison.difference(benchmark), signed=True)
+            gain = difference(comparison.difference(benchmark))
             name = benchmark if benchmark == MEAN else benchmark.upper()
             lines.append(Line((name, *scores, gain, *printed([value])), comparison.notes(*METHODS)))
         kinds = []
         for group in GROUPS if comparison.measured else ():
             scores = [number(comparison.score(method, MEAN, group)) for method in METHODS]
-            gain = number(comparison.difference(MEAN, group), signed=True)
+            gain = difference(comparison.difference(MEAN, group))
             kinds.append(Line((f"mean, {group}", *scores, gain, ""), comparison.notes(*METHODS)))
         header = (comparison.backbone, "dense CLIP", "FGAseg", "difference", aside)
         sections.append(Section("", header, tuple(filter(None, (tuple(lines), tuple(kinds))))))

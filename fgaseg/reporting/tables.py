@@ -1,4 +1,4 @@
-"""All tables of a report, rendered in every format, and the metrics that `dvc metrics` compares."""
+"""All tables of a report, rendered in every format, and what `dvc metrics` and `dvc params` compare."""
 
 import json
 from pathlib import Path
@@ -36,13 +36,8 @@ def _layouts(scores: Scores, scope: Scope) -> dict[str, list[layout.Table]]:
     return found
 
 
-def report_tables(plan: Plan, scope: Scope) -> list[layout.Table]:
-    """The tables of a report, in its order."""
-    return [table for tables in _layouts(Scores(plan), scope).values() for table in tables]
-
-
 def write_tables(plan: Plan, scope: Scope, out: Path) -> list[layout.Table]:
-    """Write <table>.md, .csv, .tex and .html, table_1.txt and metrics.json into the folder `out`; returns the tables.
+    """Write <table>.md, .csv, .tex and .html, table_1.txt, metrics.json and params.yaml into `out`; returns the tables.
 
     `UserError` names an evaluation that is damaged; nothing is written then.
     """
@@ -81,26 +76,30 @@ def _rows(scores: Scores, table: Table) -> dict[str, Any]:
 
 
 def parameters(plan: Plan, scope: Scope) -> str:
-    """YAML of what each row changes in the default model, {table: {row: {parameter: value}}}: for `dvc params diff`."""
-    content = {
-        table.key: {_key(row): changes(plan.default, row.params) or "the default model" for row in table.rows}
-        for table in plan.tables_of(scope)
-    }
+    """YAML of what sets each row off from one training of the default model, {table: {row: {key: value}}}."""
+
+    def told(row: Row) -> dict[str, Any] | str:
+        method = {} if row.method == "fgaseg" else {"method": row.method}
+        seeds = {"seeds": len(row.replicas)} if len(row.replicas) > 1 else {}
+        return {**method, **changes(plan.default, row.params), **seeds} or "the default model"
+
+    content = {table.key: {_key(row): told(row) for row in table.rows} for table in plan.tables_of(scope)}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
 def metrics(scores: Scores, scope: Scope) -> str:
-    """JSON of mIoU in percent, null where missing: of Table I {benchmark: {dense_clip, fgaseg, difference}} of the default
-    backbone, of every other table {row: {benchmark: mIoU}}."""
+    """JSON of mIoU in percent, null where missing: of Table I {benchmark: {dense_clip, fgaseg, difference}}, under "table_1"
+    for the default backbone and "table_1 <label>" for another; of every other table {row: {benchmark: mIoU}}."""
     content: dict[str, Any] = {}
     for table in scores.plan.tables_of(scope):
         if table.key == "table_1":
-            (default,) = comparisons(scores, scores.plan.default.vlm.backbone)
-            content[table.key] = {
-                benchmark: {method: _percent(default.score(method, benchmark)) for method in METHODS}
-                | {"difference": _percent(default.difference(benchmark))}
-                for benchmark in (*default.benchmarks, MEAN)
-            }
+            for comparison in _measured(scores, scope):
+                is_default = comparison.rows["fgaseg"].params.vlm.backbone == scores.plan.default.vlm.backbone
+                content[table.key if is_default else f"{table.key} {comparison.backbone}"] = {
+                    benchmark: {method: _percent(comparison.score(method, benchmark)) for method in METHODS}
+                    | {"difference": _percent(comparison.difference(benchmark))}
+                    for benchmark in (*comparison.benchmarks, MEAN)
+                }
         else:
             content[table.key] = _rows(scores, table)
     return json.dumps(content, indent=2) + "\n"

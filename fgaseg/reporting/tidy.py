@@ -12,7 +12,7 @@ from fgaseg.reporting.published import published_groups
 from fgaseg.reporting.results import Group, Provenance, Result
 from fgaseg.reporting.scores import MEAN, Scores, estimate
 from fgaseg.reporting.statistics import Estimate
-from fgaseg.reporting.timing import published_speed_up, read_timings, speed
+from fgaseg.reporting.timing import published_speed_up, published_times, read_timings, speed
 
 _ORIGIN = (
     *("run_id", "eval_id", "git_commit", "code", "training_git_commit", "training_code", "data_digest"),
@@ -92,7 +92,7 @@ def _measured(plan: Plan, comparison: Comparison, group: Group | None) -> list[d
         origin = {"source": MISSING}
         if difference is not None:
             origin = {"source": "paired difference", **_marks(comparison.scores, *comparison.rows.values())}
-        lines.append(common | {"method": "FGAseg - dense CLIP"} | _numbers(difference) | origin)
+        lines.append(common | {"method": "FGAseg - dense CLIP"} | _numbers(estimate(difference)) | origin)
     return lines
 
 
@@ -118,8 +118,9 @@ def _origin(scores: Scores, row: Row) -> dict[str, str]:
     """Ids of all seeds and what made those that are evaluated; several values are separated by semicolons."""
     singles = [(single, scores.result(single)) for single in row.single]
     found = [result for _, result in singles if result is not None]
+    runs = [result.evaluation.run_id if result else single.run_id for single, result in singles]
     ids = {
-        "run_id": ";".join(single.run_id for single, _ in singles if single.run_id),
+        "run_id": ";".join(filter(None, runs)),
         "eval_id": ";".join(result.folder.name if result else single.eval_id for single, result in singles),
     }
     if not found:
@@ -145,7 +146,7 @@ def ablation_csv(scores: Scores, table: Table) -> str:
     for row in table.rows:
         reference, columns = ablation.reference(row), ablation.benchmarks
         paper, changed, away = ablation.published(row), ablation.published_difference(row), ablation.minus_published(row)
-        speed_ups = published_speed_up(table, row)
+        times, speed_ups = published_times(table, row), published_speed_up(table, row)
         for i, benchmark in enumerate(columns):
             score = scores.score(row, benchmark)
             line = {"table": table.key, "row": str(row.number), "label": row.description, "scale": scores.plan.scale}
@@ -154,7 +155,7 @@ def ablation_csv(scores: Scores, table: Table) -> str:
             line["measured_minus_published"] = MISSING if score is None and paper[i] is not None else _decimal(away[i], 2)
             line["reference_row"] = reference.name if reference.table != table.key else str(reference.number)
             line |= _difference(ablation, row, benchmark)
-            if row.published_ms and benchmark != MEAN:
+            if table.timed and benchmark != MEAN:
                 found = speed(timings, row, benchmark)
                 line |= (
                     dict.fromkeys(("ms", "ms_q1", "ms_q3", "speed_up", "kept"), MISSING)
@@ -168,7 +169,7 @@ def ablation_csv(scores: Scores, table: Table) -> str:
                         "kept": ";".join(f"{kept:.1f}" for kept in found.timed.kept),
                     }
                 )
-                line |= {"published_ms": _decimal(row.published_ms[i], 0), "published_speed_up": _decimal(speed_ups[i], 3)}
+                line |= {"published_ms": _decimal(times[i], 0), "published_speed_up": _decimal(speed_ups[i], 3)}
             lines.append(line | _origin(scores, row))
     return _csv(ABLATION_COLUMNS, lines)
 

@@ -1,4 +1,4 @@
-"""Times of top-N inference: measured ones from `timings/<table>.json`, and the published ones beside them."""
+"""Times of top-N inference: measured ones from `timings/<table>.json`, and the published ones, where there are any, below."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from fgaseg.errors import UserError
 from fgaseg.plan import Plan, Row, Table
+from fgaseg.provenance import code_fingerprint
 from fgaseg.reporting.layout import DASH, Cell, Line, Missing, Number, Section
 from fgaseg.reporting.results import Provenance, Record
 from fgaseg.reporting.statistics import Interval
@@ -84,10 +85,24 @@ def speed(timings: Timings | None, row: Row, benchmark: str) -> Speed | None:
     return Speed(timed, everything.median / timed.median if everything else None)
 
 
+def slowest_published(table: Table) -> Row | None:
+    """Of the rows with published times the one that keeps most classes."""
+    published = (row for row in table.rows if row.published_ms)
+    return max(published, key=lambda row: row.params.evaluation.top_n or 0, default=None)
+
+
+def published_times(table: Table, row: Row) -> list[float | None]:
+    """The paper's milliseconds of each benchmark, None where it has none."""
+    return list(row.published_ms) or [None] * len(row.params.data.benchmarks)
+
+
 def published_speed_up(table: Table, row: Row) -> list[float | None]:
-    """The paper's time of the last row of the table, which keeps most classes, over that of `row`."""
-    slowest = table.rows[-1].published_ms
-    return [None if a is None or not b else a / b for a, b in zip(slowest, row.published_ms, strict=False)]
+    """The paper's time of the slowest row over that of `row`."""
+    slowest = slowest_published(table)
+    if slowest is None:
+        return [None] * len(row.params.data.benchmarks)
+    both = zip(slowest.published_ms, published_times(table, row), strict=True)
+    return [None if a is None or not b else a / b for a, b in both]
 
 
 def _faster(value: float | None) -> Cell:
@@ -108,12 +123,12 @@ def _kept(found: Speed) -> Cell:
 
 
 def speed_sections(plan: Plan, table: Table) -> list[Section]:
-    """Times, speed-ups and kept classes, measured and published; none for a table without published times."""
-    rows = [row for row in table.rows if row.published_ms]
-    if not rows:
+    """Times, speed-ups and kept classes, measured and published; none for a table that is not timed."""
+    if not table.timed:
         return []
+    rows, slowest = table.rows, slowest_published(table)
     timings, benchmarks = read_timings(plan, table.key), plan.default.data.benchmarks
-    labels = tuple(rows[0].label)
+    labels = tuple(dict.fromkeys(key for row in rows for key in row.label))
     header = ("Row", *labels, *map(str.upper, benchmarks))
 
     def section(label: str, cells: Callable[[Row], list[Cell]]) -> Section:
@@ -127,13 +142,20 @@ def speed_sections(plan: Plan, table: Table) -> list[Section]:
     where = "not taken yet"
     if timings:
         where = f"{timings.device}, threads: {timings.threads}, repeats: {timings.repeats}, after {timings.warm_up} to warm up"
-    return [
+        if timings.provenance.code != code_fingerprint():
+            where += "; taken by other code than the present one"
+    sections = [
         section(f"Milliseconds per image, measured here: median (middle half); {where}", measured(_time)),
         section("Speed-up against all classes kept, measured here", measured(lambda found: _faster(found.speed_up))),
         section("Classes kept after the three heads, measured here", measured(_kept)),
-        section("Milliseconds per image, published (RTX 4090)", lambda row: [_whole(ms) for ms in row.published_ms]),
+    ]
+    if slowest is None:
+        return sections
+    return [
+        *sections,
+        section("Milliseconds per image, published (RTX 4090)", lambda row: [_whole(ms) for ms in published_times(table, row)]),
         section(
-            f"Speed-up against row {table.rows[-1].number} ({table.rows[-1].description}), published",
+            f"Speed-up against row {slowest.number} ({slowest.description}), published",
             lambda row: [_faster(value) for value in published_speed_up(table, row)],
         ),
     ]

@@ -129,8 +129,10 @@ def _training(plan: Plan, run_id: str, params: Params) -> Record:
         scores |= _scores(plan, row, replica.eval_id)
     made = read_json(folder / "params.json")
     artifacts = {"params.json": folder / "params.json"}
-    for curve in sorted(plan.paths.report.glob(f"[!.]*/curves/{run_id}.png"))[:1]:  # every scope draws the same
-        artifacts[f"curves/{curve.name}"] = curve
+    curves = list(plan.paths.report.glob(f"[!.]*/curves/{run_id}.png"))
+    if curves:  # each scope's report drew the training as it was then
+        newest = max(curves, key=lambda path: path.stat().st_mtime_ns)
+        artifacts[f"curves/{newest.name}"] = newest
     return Record(
         identity=run_id,
         name=name,

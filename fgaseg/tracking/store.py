@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ _IDENTITY = "fgaseg.id"
 _STARTED = "fgaseg.started"
 _DELIVERED = "fgaseg.delivered"
 _ARTIFACTS = "fgaseg.artifacts"
+_SUPERSEDED = "superseded"
 _BATCH = 900
 
 
@@ -38,20 +39,23 @@ def tracking_uri(plan: Plan, launch: Launch) -> str:
 def deliver(plan: Plan, launch: Launch, only: str | None = None) -> bool:
     """Bring MLflow up to all records, or to that of `only` alone; returns whether everything arrived.
 
-    One MLflow run for each record, found again by its tag. A server that is away, or any trouble with MLflow, costs one
-    warning: the next call brings what was missed.
+    One MLflow run for each record, found again by its tag. A server that is away, a damaged result, or any trouble with
+    MLflow costs one warning: the next call brings what was missed. Bringing all, it also takes the runs that the plan has no
+    more out of their tables.
     """
-    uri = tracking_uri(plan, launch)
-    if not _reachable(uri):
-        log.warning("tracking server %s is away; the metrics stay in %s and are delivered later", uri, plan.paths.results)
-        return False
-    wanted = list(records(plan, only))
+    uri, kept = tracking_uri(plan, launch), plan.paths.results
     try:
+        if not _reachable(uri):
+            log.warning("tracking server %s is away; the metrics stay in %s and are delivered later", uri, kept)
+            return False
         with _alone(plan):
-            _Store(plan, uri).bring(wanted)
-    except Exception as error:  # whatever ails MLflow or its database must not end a training
+            wanted = list(records(plan, only))
+            store = _Store(plan, uri)
+            store.bring(wanted)
+            if only is None:
+                store.supersede_others({record.identity for record in wanted} | plan.runs.keys() | plan.evaluations.keys())
+    except Exception as error:  # whatever ails MLflow, its database or a result must not end a training
         reason = (str(error) or repr(error)).splitlines()[0]
-        kept = plan.paths.results
         log.warning("tracking at %s failed (%s); the metrics stay in %s and are delivered later", uri, reason, kept)
         return False
     return True
@@ -129,6 +133,14 @@ class _Store:
             self._artifacts(run, record)
             self._words(run, record)
 
+    def supersede_others(self, present: Collection[str]) -> None:
+        """Runs of none of the `present` identities keep what they hold, but stand in no table any more."""
+        for run in (run for identity, run in self._runs.items() if identity not in present):
+            for key in self._tables & run.data.tags.keys():
+                self._client.delete_tag(run.info.run_id, key)
+            if _SUPERSEDED not in run.data.tags:
+                self._client.set_tag(run.info.run_id, _SUPERSEDED, "true")
+
     def _run(self, record: Record) -> "Run":
         """The MLflow run of a record. That of an earlier training with the same parameters goes to MLflow's bin."""
         started = str(record.started or "")
@@ -185,7 +197,7 @@ class _Store:
         new = [RunTag(key, value) for key, value in wanted.items() if run.data.tags.get(key) != value]
         if new:
             self._client.log_batch(run.info.run_id, tags=new)
-        for key in self._tables & run.data.tags.keys() - record.tags.keys():
+        for key in (self._tables | {_SUPERSEDED}) & run.data.tags.keys() - record.tags.keys():
             self._client.delete_tag(run.info.run_id, key)
         if run.info.run_name != record.name:
             self._client.update_run(run.info.run_id, name=record.name)

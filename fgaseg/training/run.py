@@ -1,6 +1,7 @@
 """One training from the plan: its folder, its resumption, its tracking."""
 
 import logging
+import shutil
 import zlib
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import torch
 from fgaseg.data.prepared import PreparedDataset
 from fgaseg.evaluation.benchmark import evaluate_samples
 from fgaseg.evaluation.segmenter import FGAsegSegmenter
-from fgaseg.files import exclusive, write_json
+from fgaseg.evaluation.sliding import check_cells
+from fgaseg.files import exclusive, read_json, write_json
 from fgaseg.loading import save_model, untrained_model
 from fgaseg.plan import Plan
-from fgaseg.provenance import provenance
+from fgaseg.provenance import continued, provenance
 from fgaseg.runtime import set_up_torch
 from fgaseg.schema import Launch, Params
 from fgaseg.tracking import track_job
@@ -47,6 +49,16 @@ def _resume(state: TrainingState, folder: Path, owner: str) -> None:
         return
 
 
+def _record(plan: Plan, run_id: str, resumed: bool) -> None:
+    """Write params.json: what is trained, and by which code; of a resumed training also by which code it began."""
+    path = plan.paths.run(run_id) / "params.json"
+    made = provenance(plan)["provenance"]
+    if resumed:
+        made = continued(read_json(path)["provenance"], made)
+    params = plan.runs[run_id].model_dump(mode="json")
+    write_json(path, {"run_id": run_id, "params": params, "provenance": made})
+
+
 def train_run(plan: Plan, run_id: str, launch: Launch) -> Path:
     """Train run `run_id` of the plan, from its last checkpoint if there is one; returns the path of the model."""
     with exclusive(plan.paths.run(run_id)):
@@ -64,10 +76,11 @@ def _train_run(plan: Plan, run_id: str, launch: Launch) -> Path:
     remap = np.append(positions, -1)
 
     model = untrained_model(plan.paths, params).to(device)
+    check_cells(params.evaluation, 4 * model.clip.grid)
     state = initial_state(model, params.training)
     owner = f"{run_id} on inputs {_fingerprint(dataset.folder, plan.paths.vlm(params.vlm.backbone))}"
     _resume(state, folder / "checkpoints", owner)
-    write_json(folder / "params.json", {"run_id": run_id, "params": params.model_dump(mode="json"), **provenance(plan)})
+    _record(plan, run_id, resumed=state.step > 0)
 
     def validate() -> float:
         segmenter = FGAsegSegmenter(model, params.vlm.architecture, params.vlm.prompts, params.training.loss)
@@ -92,5 +105,6 @@ def _train_run(plan: Plan, run_id: str, launch: Launch) -> Path:
         workers=launch.workers,
     )
     save_model(model, run_id, folder / "model.safetensors")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     track_job(plan, launch, run_id)
     return folder / "model.safetensors"

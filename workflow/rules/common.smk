@@ -4,10 +4,13 @@ from pathlib import Path
 
 from fgaseg.data.raw import RAW_DATASETS
 from fgaseg.errors import UserError
+from fgaseg.identity import data_file
+from fgaseg.params import load_launch
 from fgaseg.plan import Plan
 
 try:
     PLAN = Plan(Path(), config["scale"])
+    LAUNCH = load_launch(Path())
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -15,15 +18,11 @@ SCALE = PLAN.scale
 RESULTS = f"results/{SCALE}"
 LOGS = f"{RESULTS}/logs"
 ENVIRONMENT = "../../environment.yml"
-TRACKED_DATA = (
-    [] if PLAN.digest == "untracked" else ["data.dvc"]
-)  # another scale's data must not make this one stale
+DATA_FILE = data_file(Path(), PLAN.default.data.root)
+TRACKED_DATA = [] if DATA_FILE is None else [str(DATA_FILE)]
 
-TIMED = [  # tables whose rows differ in speed
-    key
-    for key, table in PLAN.tables.items()
-    if table.target == "all" and any(row.params.evaluation.top_n for row in table.rows)
-]
+TIMED = [table.key for table in PLAN.tables_of("all") if table.timed]
+TIMING = {"threads": LAUNCH.threads, **LAUNCH.timing.model_dump()}
 
 # What a job needs at each scale.
 MEMORY_MB = {"sample": 3000, "paper": 24000}[SCALE]
@@ -34,6 +33,7 @@ GPUS = {"sample": 0, "paper": 1}[SCALE]
 wildcard_constraints:
     dataset="|".join(RAW_DATASETS),
     backbone="|".join(PLAN.backbones),
+    identity="|".join(PLAN.paths.weights.values()),
     run="|".join(PLAN.runs),
     evaluation="|".join(PLAN.evaluations),
     scope="main|all|fidelity",

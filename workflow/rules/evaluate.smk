@@ -47,6 +47,7 @@ rule timing:
         runtime=120,
     params:
         scale=SCALE,
+        how=TIMING,
     message:
         "timing the rows of {wildcards.table}"
     shell:

@@ -5,9 +5,9 @@ rule vlm:
     input:
         TRACKED_DATA,
     output:
-        str(PLAN.paths.vlm("{backbone}")),
+        f"{RESULTS}/vlm/{{backbone}}-{{identity}}.pt",
     log:
-        f"{LOGS}/vlm/{{backbone}}.log",
+        f"{LOGS}/vlm/{{backbone}}-{{identity}}.log",
     conda:
         ENVIRONMENT
     resources:
