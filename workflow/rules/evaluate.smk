@@ -40,7 +40,7 @@ rule timing:
         f"{LOGS}/timing/{{table}}.log",
     conda:
         ENVIRONMENT
-    threads: workflow.cores
+    threads: lambda wildcards: workflow.cores
     resources:
         mem_mb=MEMORY_MB,
         gpu=GPUS,
