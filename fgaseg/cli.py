@@ -84,12 +84,17 @@ def train(
     run: Annotated[str, typer.Argument(help="run id, or its beginning; `fgaseg show` lists them")],
     scale: ScaleOption = "sample",
 ) -> None:
-    """Train one run, or continue it from its last checkpoint."""
+    """Train one run, or continue it from its last checkpoint; where another process is training it, wait for its model."""
+    from fgaseg.files import exclusive
     from fgaseg.params import load_launch
     from fgaseg.training.run import train_run
 
     plan = _plan(scale)
-    typer.echo(train_run(plan, plan.find_run(run), load_launch(plan.root)))
+    run_id, launch = plan.find_run(run), load_launch(plan.root)
+    model = plan.paths.run(run_id) / "model.safetensors"
+    with exclusive(plan.paths.run(run_id)) as waited:
+        finished = waited and model.exists()
+    typer.echo(model if finished else train_run(plan, run_id, launch))
 
 
 @app.command()

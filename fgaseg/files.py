@@ -47,8 +47,9 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _locked(lock: Path, path: Path) -> BinaryIO:
-    """The open and locked file `lock`; waits while another process holds it."""
+def _locked(lock: Path, path: Path) -> tuple[BinaryIO, bool]:
+    """The open and locked file `lock`, and whether another process held it, for which this one has waited."""
+    waited = False
     while True:
         with writing(lock):
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -58,21 +59,23 @@ def _locked(lock: Path, path: Path) -> BinaryIO:
         except BlockingIOError:
             log.warning("%s: another process is making it; waiting until it ends", path)
             fcntl.flock(file, fcntl.LOCK_EX)
+            waited = True
         if lock.exists() and lock.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            return file
+            return file, waited
         file.close()  # the holder has removed the file that was waited for
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Only one process at a time makes `path`; a second one waits, and says so.
+def exclusive(path: Path) -> Iterator[bool]:
+    """Only one process at a time makes `path`; a second one waits, says so, and yields True.
 
     A workflow that was killed may leave a job behind that is still at work when the same job is started again.
     """
     lock = path.with_name(f".{path.name}.lock")
-    with _locked(lock, path):
+    file, waited = _locked(lock, path)
+    with file:
         try:
-            yield
+            yield waited
         finally:
             lock.unlink(missing_ok=True)
 

@@ -180,7 +180,7 @@ def write_project(root: Path) -> Project:
     """The parameters and rules of the real project, small raw data, and the shipped CLIP (random weights where it is not)."""
     for folder in ("params", "profiles", "workflow"):
         shutil.copytree(_REAL / folder, root / folder)
-    for file in ("Snakefile", "data.dvc"):
+    for file in ("Snakefile", "data.dvc", "environment.yml"):
         shutil.copy(_REAL / file, root)
     project = Project(root)
     scale = "params/scale/sample.yaml"

@@ -20,7 +20,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from project import Project, Result, assert_says
 
+from fgaseg.params import load_launch
 from fgaseg.plan import Plan, Row
+from fgaseg.tracking import store as tracking_store
 from fgaseg.tracking.records import records
 from fgaseg.training.metrics import read_metrics
 
@@ -299,6 +301,25 @@ def test_a_damaged_result_costs_one_warning_that_names_it(grid: Project, tmp_pat
     file = f"results/sample/evaluations/{plan_of(project).default_row.eval_id}/evaluation.json"
     project.truncate(file)
     assert_not_delivered(project.quick("track"), 1, file, "not valid JSON")
+
+
+def test_a_report_that_is_rendered_meanwhile_is_read_again(
+    grid: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = grid.copy(tmp_path / "project")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # to have it back afterwards
+    table, digest = project.results / "report" / "all" / "table_1.md", tracking_store._digest
+
+    def after_another_job(artifacts: dict[str, Path]) -> str:
+        if table in artifacts.values() and table.exists():
+            table.rename(table.with_name("table_2.md"))
+        return digest(artifacts)
+
+    monkeypatch.setattr(tracking_store, "_digest", after_another_job)
+    assert tracking_store.deliver(plan_of(project), load_launch(project.root))
+    client = store(project)
+    report = runs(client)["report (all)"].info.run_id
+    assert {file.path for file in client.list_artifacts(report)} == {"curves", "table_2.md"}
 
 
 @pytest.fixture(scope="module")

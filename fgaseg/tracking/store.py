@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -49,16 +49,27 @@ def deliver(plan: Plan, launch: Launch, only: str | None = None) -> bool:
             log.warning("tracking server %s is away; the metrics stay in %s and are delivered later", uri, kept)
             return False
         with _alone(plan):
-            wanted = list(records(plan, only))
-            store = _Store(plan, uri)
-            store.bring(wanted)
-            if only is None:
-                store.supersede_others({record.identity for record in wanted} | plan.runs.keys() | plan.evaluations.keys())
+            _bring(plan, uri, only)
     except Exception as error:  # whatever ails MLflow, its database or a result must not end a training
         reason = (str(error) or repr(error)).splitlines()[0]
         log.warning("tracking at %s failed (%s); the metrics stay in %s and are delivered later", uri, reason, kept)
         return False
     return True
+
+
+def _bring(plan: Plan, uri: str, only: str | None, tries: int = 3) -> None:
+    """Another job may render a report meanwhile; where a file is gone for that, begin again."""
+    try:
+        store = _Store(plan, uri)
+        present = store.bring(records(plan, only))
+    except FileNotFoundError:
+        if tries == 1:
+            raise
+        time.sleep(1)
+        _bring(plan, uri, only, tries - 1)
+    else:
+        if only is None:
+            store.supersede_others(present | plan.runs.keys() | plan.evaluations.keys())
 
 
 @contextmanager
@@ -125,13 +136,17 @@ class _Store:
             if not token:
                 return
 
-    def bring(self, wanted: list[Record]) -> None:
+    def bring(self, wanted: Iterable[Record]) -> set[str]:
+        """Deliver record by record, each as it is read; returns their identities."""
+        identities = set()
         for record in wanted:
+            identities.add(record.identity)
             run = self._run(record)
             self._parameters(run, record)
             self._metrics(run, record)
             self._artifacts(run, record)
             self._words(run, record)
+        return identities
 
     def supersede_others(self, present: Collection[str]) -> None:
         """Runs of none of the `present` identities keep what they hold, but stand in no table any more."""
