@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slow
 
 LONGER = 12  # iterations, so that there is time to interrupt
 _TABLES = ("table_1", "table_4b")
-_SNAKEMAKE = [sys.executable, "-m", "snakemake"]
+_AS_IN_A_TERMINAL = ["env", "--default-signal=INT"]  # Ctrl-C counts, even where the tests run in a script's background
+_SNAKEMAKE = [*_AS_IN_A_TERMINAL, sys.executable, "-m", "snakemake"]
 _PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
@@ -120,10 +121,8 @@ def test_a_workflow_that_was_stopped_ends_in_the_same_tables(
         succeed(project, "--unlock")
     succeed(project, "all")
     assert tables(project) == undisturbed
-    logs = "".join(path.read_text() for path in project.results.glob("logs/train/*.log"))
-    if disturb is kill_the_leader_alone:  # its trainings go on, and are waited for
-        assert "another process is making it; waiting" in logs
-    else:
+    if disturb is not kill_the_leader_alone:  # whose trainings went on
+        logs = "".join(path.read_text() for path in project.results.glob("logs/train/*.log"))
         assert "continuing from iteration" in logs
 
 
@@ -135,13 +134,16 @@ def small_disk(project: Project) -> Iterator[Path]:
     kept = project.root / "kept"
     project.results.rename(kept)
     project.results.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(project.results)]
+    size = sum(path.stat().st_size for path in kept.rglob("*") if path.is_file()) + 6_000_000
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(project.results)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
-    shutil.copytree(kept, project.results, dirs_exist_ok=True)
-    yield project.results
-    subprocess.run(["umount", str(project.results)], check=True)
+    try:
+        shutil.copytree(kept, project.results, dirs_exist_ok=True)
+        yield project.results
+    finally:
+        subprocess.run(["umount", str(project.results)], check=True)
 
 
 def test_a_full_disk_is_named_and_with_more_space_the_tables_are_the_same(
