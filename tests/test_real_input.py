@@ -127,8 +127,8 @@ def test_kept_label_maps_have_the_size_of_the_prepared_photographs(real: Project
     panels = json.loads((folder / "panels.json").read_text())["segmentations"]
     assert len(panels) == len(ade_photographs()) + len(voc_photographs())
     for panel in panels:
-        size = Image.open(panel["image"]).size
-        assert Image.open(folder / panel["prediction"]).size == Image.open(panel["label"]).size == size
+        size = Image.open(folder / panel["image"]).size
+        assert Image.open(folder / panel["prediction"]).size == Image.open(folder / panel["label"]).size == size
 
 
 @pytest.mark.parametrize("photo", [*ade_photographs(), *voc_photographs()], ids=lambda path: path.stem)
