@@ -60,9 +60,10 @@ def _locked(lock: Path, path: Path) -> tuple[BinaryIO, bool]:
             log.warning("%s: another process is making it; waiting until it ends", path)
             fcntl.flock(file, fcntl.LOCK_EX)
             waited = True
-        if lock.exists() and lock.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            return file, waited
-        file.close()  # the holder has removed the file that was waited for
+        with suppress(FileNotFoundError):  # where the holder has removed the file that was waited for
+            if os.path.samestat(lock.stat(), os.fstat(file.fileno())):
+                return file, waited
+        file.close()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from fgaseg.plan import Plan, Replica, Row
 from fgaseg.provenance import code_fingerprint
+from fgaseg.reporting import layout
+from fgaseg.reporting.webpage import fragment
 
 NAMES = ["sky", "grass", "car", "sheep", "unused"]
 SEEN = [True, True, True, False, False]
@@ -93,3 +96,9 @@ def tidy(path: Path) -> list[dict[str, str]]:
     """The lines of a CSV file."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def written(out: Path, key: str, tables: Sequence[layout.Table]) -> dict[str, str]:
+    """What a person reads of one file of tables: as Markdown, as LaTeX, and as it stands in the page."""
+    parts = [table for table in tables if table.key.startswith(key)]
+    return {kind: (out / f"{key}.{kind}").read_text() for kind in ("md", "tex")} | {"html": "\n".join(map(fragment, parts))}

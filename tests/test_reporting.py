@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricated import confusion, origin, tidy, write_evaluation, write_main_rows
+from fabricated import confusion, origin, tidy, write_evaluation, write_main_rows, written
 
 from fgaseg.errors import UserError
 from fgaseg.files import read_json, write_whole
@@ -44,12 +44,10 @@ def test_table_1_prints_the_papers_28_rows_in_its_order(plan: Plan, tmp_path: Pa
 
 def test_measured_rows_stand_in_a_section_that_names_the_scale(plan: Plan, tmp_path: Path) -> None:
     write_main_rows(plan)
-    write_tables(plan, "main", tmp_path)
-    for name in ("table_1.md", "table_1.tex", "table_1.html"):
-        before, label, after = (
-            (tmp_path / name)
-            .read_text()
-            .partition("Measured here, sample scale: drawn scenes, small CLIP; not comparable with published numbers")
+    tables = write_tables(plan, "main", tmp_path)
+    for name, text in written(tmp_path, "table_1", tables).items():
+        before, label, after = text.partition(
+            "Measured here, sample scale: drawn scenes, small CLIP; not comparable with published numbers"
         )
         assert label, name
         assert "mini/12" not in before, name
@@ -273,13 +271,13 @@ def test_metrics_hold_each_backbone_of_table_1_under_a_name_of_its_own(plan: Pla
 
 def test_two_runs_write_the_same_bytes(plan: Plan, tmp_path: Path) -> None:
     write_main_rows(plan)
-    written = []
+    files = []
     for name in ("first", "second"):
         write_tables(plan, "main", tmp_path / name)
-        written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
-    assert written[0] == written[1]
-    formats = {f"table_1.{suffix}" for suffix in ("md", "csv", "tex", "html", "txt")}
-    assert set(written[0]) == formats | {"metrics.json", "params.yaml"}
+        files.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert files[0] == files[1]
+    formats = {f"table_1.{suffix}" for suffix in ("md", "csv", "tex", "txt")}
+    assert set(files[0]) == formats | {"metrics.json", "params.yaml"}
 
 
 def test_the_page_counts_stale_evaluations_apart(plan: Plan, tmp_path: Path) -> None:
@@ -297,16 +295,15 @@ def test_the_page_counts_stale_evaluations_apart(plan: Plan, tmp_path: Path) -> 
 
 def test_captions_say_that_intervals_of_scores_lie_low(plan: Plan, tmp_path: Path) -> None:
     write_main_rows(plan)
-    write_tables(plan, "main", tmp_path)
+    tables = write_tables(plan, "main", tmp_path)
     write_page(plan, "main", [], [], tmp_path)
-    for name in ("table_1.md", "table_1.tex", "table_1.html", "report.html"):
-        assert "intervals of scores lie somewhat low" in (tmp_path / name).read_text(), name
+    for name, text in {**written(tmp_path, "table_1", tables), "page": (tmp_path / "report.html").read_text()}.items():
+        assert "intervals of scores lie somewhat low" in text, name
 
 
-def test_the_page_asks_the_network_for_nothing(plan: Plan, tmp_path: Path) -> None:
+def test_tables_in_the_page_ask_the_network_for_nothing(plan: Plan, tmp_path: Path) -> None:
     write_main_rows(plan)
-    write_tables(plan, "main", tmp_path)
-    page = (tmp_path / "table_1.html").read_text()
+    page = written(tmp_path, "table_1", write_tables(plan, "main", tmp_path))["html"]
     assert not any(word in page for word in ("http", "src=", "<link", "<script", "@import", "url("))
 
 

@@ -20,9 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from project import Project, Result, assert_says
 
-from fgaseg.params import load_launch
 from fgaseg.plan import Plan, Row
-from fgaseg.tracking import store as tracking_store
 from fgaseg.tracking.records import records
 from fgaseg.training.metrics import read_metrics
 
@@ -303,23 +301,37 @@ def test_a_damaged_result_costs_one_warning_that_names_it(grid: Project, tmp_pat
     assert_not_delivered(project.quick("track"), 1, file, "not valid JSON")
 
 
-def test_a_report_that_is_rendered_meanwhile_is_read_again(
-    grid: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+_RENDERER = """
+import sys
+from pathlib import Path
+from fgaseg.files import exclusive
+folder = Path(sys.argv[1])
+with exclusive(folder):
+    content = (folder / "table_1.md").read_text()
+    (folder / "table_1.md").unlink()
+    print("in the middle", flush=True)
+    sys.stdin.readline()
+    (folder / "table_1.md").write_text(content)
+"""
+
+
+def test_a_report_in_the_making_is_waited_for(grid: Project, tmp_path: Path) -> None:
     project = grid.copy(tmp_path / "project")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # to have it back afterwards
-    table, digest = project.results / "report" / "all" / "table_1.md", tracking_store._digest
-
-    def after_another_job(artifacts: dict[str, Path]) -> str:
-        if table in artifacts.values() and table.exists():
-            table.rename(table.with_name("table_2.md"))
-        return digest(artifacts)
-
-    monkeypatch.setattr(tracking_store, "_digest", after_another_job)
-    assert tracking_store.deliver(plan_of(project), load_launch(project.root))
+    folder, said = project.results / "report" / "all", tmp_path / "said"
+    command = [sys.executable, "-c", _RENDERER, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as renderer, said.open("w") as err:
+        assert renderer.stdin is not None
+        assert renderer.stdout is not None
+        assert renderer.stdout.readline() == "in the middle\n"
+        track = subprocess.Popen([str(Path(sys.executable).parent / "fgaseg"), "track"], cwd=project.root, stderr=err)
+        while "report/all: another process is making it; waiting" not in said.read_text():
+            assert track.poll() is None, said.read_text()
+        renderer.stdin.write("go on\n")
+        renderer.stdin.flush()
+        assert track.wait(timeout=120) == 0
     client = store(project)
     report = runs(client)["report (all)"].info.run_id
-    assert {file.path for file in client.list_artifacts(report)} == {"curves", "table_2.md"}
+    assert {file.path for file in client.list_artifacts(report)} >= {"curves", "table_1.md"}
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from fgaseg.reporting.layout import DASH, MINUS, PLUS_MINUS, Line, Number, Section, Table
-from fgaseg.reporting.webpage import STYLE, fragment, marks, page
-
-__all__ = ["STYLE", "fragment", "latex", "markdown", "page", "terminal"]
+from fgaseg.reporting.webpage import marks
 
 
 def _cells(

@@ -11,10 +11,10 @@ from fgaseg.files import write_whole
 from fgaseg.plan import Plan, Scope
 from fgaseg.reporting.cells import LOW_INTERVALS
 from fgaseg.reporting.figures import Figure, runs_by_table, short_title
-from fgaseg.reporting.formats import STYLE, fragment
 from fgaseg.reporting.layout import Table
 from fgaseg.reporting.results import Evaluations, Provenance
 from fgaseg.reporting.statistics import LEVEL, SAMPLES
+from fgaseg.reporting.webpage import STYLE, fragment
 
 _CURVES = "curves-"  # how the keys of single trainings' figures begin
 _TITLES: dict[Scope, str] = {

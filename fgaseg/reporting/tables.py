@@ -12,7 +12,7 @@ from fgaseg.plan import Plan, Row, Scope, Table
 from fgaseg.reporting import layout
 from fgaseg.reporting.ablation import ablation_table
 from fgaseg.reporting.comparison import METHODS, Comparison, comparisons
-from fgaseg.reporting.formats import latex, markdown, page
+from fgaseg.reporting.formats import latex, markdown
 from fgaseg.reporting.scores import MEAN, Scores
 from fgaseg.reporting.statistics import Bootstrapped, Estimate
 from fgaseg.reporting.table_1 import group_table, table_1, terminal_table
@@ -37,7 +37,7 @@ def _layouts(scores: Scores, scope: Scope) -> dict[str, list[layout.Table]]:
 
 
 def write_tables(plan: Plan, scope: Scope, out: Path) -> list[layout.Table]:
-    """Write <table>.md, .csv, .tex and .html, table_1.txt, metrics.json and params.yaml into `out`; returns the tables.
+    """Write <table>.md, .csv and .tex, table_1.txt, metrics.json and params.yaml into `out`; returns the tables.
 
     `UserError` names an evaluation that is damaged; nothing is written then.
     """
@@ -48,7 +48,6 @@ def write_tables(plan: Plan, scope: Scope, out: Path) -> list[layout.Table]:
         parts = layouts[table.key]
         contents[f"{table.key}.md"] = "\n".join(map(markdown, parts))
         contents[f"{table.key}.tex"] = "\n".join(map(latex, parts))
-        contents[f"{table.key}.html"] = page(*parts)
         if table.key == "table_1":
             measured = _measured(scores, scope)
             contents["table_1.txt"] = terminal_table(plan, measured) + "\n"

@@ -1,4 +1,4 @@
-"""A neutral table as HTML: as part of a page, or as a page of its own without script, font or request."""
+"""A neutral table as a part of an HTML page."""
 
 import html
 
@@ -24,10 +24,6 @@ STYLE = """
 .fgaseg-table .spread { display: block; font-size: .86em; font-weight: 400; }
 .fgaseg-table .note { color: #414a52; margin: .4rem 0; }
 .fgaseg-table details { margin: .8rem 0; }
-"""
-_PAGE_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1c2126; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; }
-.fgaseg-table + .fgaseg-table { margin-top: 3rem; }
 """
 
 
@@ -79,11 +75,3 @@ def fragment(table: Table) -> str:
         summary = f"<summary>{html.escape(table.origins.label)}</summary>"
         parts.append(f"<details>{summary}\n{_section(table.origins, signs)}\n</details>")
     return "\n".join([*parts, "</section>"])
-
-
-def page(*tables: Table) -> str:
-    """A page that stands on its own."""
-    meta = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">'
-    head = f"{meta}\n<title>{html.escape(tables[0].title)}</title>\n<style>{_PAGE_STYLE}{STYLE}</style>"
-    body = "\n".join(map(fragment, tables))
-    return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'

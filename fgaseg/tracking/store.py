@@ -1,6 +1,5 @@
 """Bring MLflow up to records; what is there already is left as it is."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -8,12 +7,13 @@ import os
 import socket
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 from urllib.parse import urlparse
 
-from fgaseg.plan import Plan
+from fgaseg.files import exclusive
+from fgaseg.plan import Plan, Scope
 from fgaseg.schema import Launch
 from fgaseg.tracking.records import Record, records
 
@@ -49,7 +49,10 @@ def deliver(plan: Plan, launch: Launch, only: str | None = None) -> bool:
             log.warning("tracking server %s is away; the metrics stay in %s and are delivered later", uri, kept)
             return False
         with _alone(plan):
-            _bring(plan, uri, only)
+            store = _Store(plan, uri)
+            present = store.bring(records(plan, only))
+            if only is None:
+                store.supersede_others(present | plan.runs.keys() | plan.evaluations.keys())
     except Exception as error:  # whatever ails MLflow, its database or a result must not end a training
         reason = (str(error) or repr(error)).splitlines()[0]
         log.warning("tracking at %s failed (%s); the metrics stay in %s and are delivered later", uri, reason, kept)
@@ -57,27 +60,12 @@ def deliver(plan: Plan, launch: Launch, only: str | None = None) -> bool:
     return True
 
 
-def _bring(plan: Plan, uri: str, only: str | None, tries: int = 3) -> None:
-    """Another job may render a report meanwhile; where a file is gone for that, begin again."""
-    try:
-        store = _Store(plan, uri)
-        present = store.bring(records(plan, only))
-    except FileNotFoundError:
-        if tries == 1:
-            raise
-        time.sleep(1)
-        _bring(plan, uri, only, tries - 1)
-    else:
-        if only is None:
-            store.supersede_others(present | plan.runs.keys() | plan.evaluations.keys())
-
-
 @contextmanager
 def _alone(plan: Plan) -> Iterator[None]:
-    """Two deliveries at once would make the store, or a run, twice: the second one waits."""
-    plan.paths.results.mkdir(parents=True, exist_ok=True)
-    with plan.paths.tracking.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """No second delivery, which would make the store or a run twice; no report in the making, whose files come and go."""
+    with ExitStack() as stack:
+        for path in (plan.paths.tracking, *(plan.paths.report / scope for scope in get_args(Scope))):
+            stack.enter_context(exclusive(path))
         yield
 
 
