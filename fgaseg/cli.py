@@ -1,6 +1,5 @@
 """The command `fgaseg`: each subcommand is one step that a rule of the workflow, or a person, runs."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fgaseg.errors import UserError
+from fgaseg.logs import set_up_logs
 
 if TYPE_CHECKING:
     from fgaseg.plan import Plan
@@ -17,9 +17,6 @@ data_app = typer.Typer(no_args_is_help=True, help="Datasets.")
 sample_app = typer.Typer(no_args_is_help=True, help="What the sample scale ships.")
 app.add_typer(data_app, name="data")
 app.add_typer(sample_app, name="sample")
-
-_SAID_ELSEWHERE = ("No pretrained weights loaded", "Failed to download weights")
-"""How open_clip's messages begin that would tell the user nothing, or the same a second time."""
 
 ScaleOption = Annotated[str, typer.Option("--scale", help="sample or paper")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: params/launch.yaml")]
@@ -83,14 +80,24 @@ def vlm(backbone: Annotated[str, typer.Argument(help="base or large")], scale: S
 def train(
     run: Annotated[str, typer.Argument(help="run id, or its beginning; `fgaseg show` lists them")],
     scale: ScaleOption = "sample",
+    on: Annotated[str, typer.Option(help="here, or slurm: as a job of the cluster in params/launch.yaml")] = "here",
 ) -> None:
     """Train one run, or continue it from its last checkpoint; where another process is training it, wait for its model."""
     from fgaseg.files import exclusive
-    from fgaseg.params import load_launch
-    from fgaseg.training.run import train_run
+    from fgaseg.params import check_world, load_launch
 
     plan = _plan(scale)
     run_id, launch = plan.find_run(run), load_launch(plan.root)
+    if on == "slurm":
+        from fgaseg.launch.launcher import launch_run
+
+        check_world(plan.runs[run_id].training, launch.cluster.world, "params/launch.yaml: cluster.nodes x gpus_per_node")
+        typer.echo(launch_run(plan, run_id, launch))
+        return
+    if on != "here":
+        raise UserError(f"--on: '{on}' is unknown; choose here or slurm")
+    from fgaseg.training.run import train_run
+
     model = plan.paths.run(run_id) / "model.safetensors"
     with exclusive(plan.paths.run(run_id)) as waited:
         finished = waited and model.exists()
@@ -201,9 +208,7 @@ def predict(
 
 def main() -> None:
     """Run the command; a user's mistake is one line on standard error and exit status 2."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("fgaseg").setLevel(logging.INFO)
-    logging.getLogger("root").addFilter(lambda record: not record.getMessage().startswith(_SAID_ELSEWHERE))
+    set_up_logs()
     try:
         app()
     except UserError as error:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from yaml.constructor import ConstructorError
 
 from fgaseg.errors import UserError
-from fgaseg.schema import OF_BACKBONE, VLM, Launch, Params, Scale
+from fgaseg.schema import OF_BACKBONE, VLM, Launch, Params, Scale, Training
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -57,6 +57,16 @@ def load_launch(root: Path) -> Launch:
         return Launch.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{path}: {_first_line(error)}") from None
+
+
+def check_world(training: Training, world: int, where: str) -> None:
+    """`UserError` when `world` processes cannot share the global batch evenly; `where` says who chose so many."""
+    groups = training.global_batch // training.micro_batch
+    if groups % world:
+        raise UserError(
+            f"{where}: {world} processes do not divide training.global_batch ({training.global_batch}, {groups} x "
+            f"{training.micro_batch}) evenly; choose a divisor of {groups}"
+        )
 
 
 def _first_line(error: ValidationError) -> str:

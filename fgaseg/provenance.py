@@ -11,7 +11,7 @@ from fgaseg.plan import Plan
 
 _DECISIVE = (
     *("model", "data", "loading.py", "runtime.py"),
-    *(f"training/{name}.py" for name in ("run", "state", "stream", "trainer")),
+    *(f"training/{name}.py" for name in ("loop", "losses", "optimisation", "ranks", "run", "state", "stream")),
     *(f"evaluation/{name}.py" for name in ("benchmark", "counts", "run", "segmenter", "sliding")),
 )
 _SOURCES = (".py", ".csv", ".txt", ".json")

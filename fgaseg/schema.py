@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Scale = Literal["sample", "paper"]
+Precision = Literal["float32", "bfloat16", "float16"]
 Benchmark = Literal["a-847", "pc-459", "a-150", "pc-59", "pas-20"]
 OF_BACKBONE = ("label", "architecture", "pretrained", "image_size", "guidance_layers")
 """The parameters of `vlm` that a scale's backbones give."""
@@ -130,6 +131,8 @@ class Training(_Frozen):
     loss: Literal["ce", "bce"]
     iterations: Positive
     global_batch: Positive
+    micro_batch: Positive
+    precision: Precision
     lr: Annotated[float, Field(gt=0)]
     clip_lr_multiplier: Fraction
     weight_decay: Fraction
@@ -138,6 +141,14 @@ class Training(_Frozen):
     validate_every: Positive
     seed: Annotated[int, Field(ge=0)]
     augmentation: Augmentation
+
+    @model_validator(mode="after")
+    def _batch_falls_into_micro_batches(self) -> "Training":
+        if self.global_batch % self.micro_batch:
+            raise ValueError(
+                f"micro_batch: {self.micro_batch} does not divide global_batch ({self.global_batch}); choose a divisor"
+            )
+        return self
 
 
 class Evaluation(_Frozen):
@@ -188,6 +199,28 @@ class Timing(_Frozen):
     repeats: Positive
 
 
+class Cluster(_Frozen):
+    """What a SLURM job of one training asks for."""
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    nodes: Positive
+    gpus_per_node: Positive
+    cpus_per_gpu: Positive
+    memory_gb: Positive | None
+    hours: Annotated[float, Field(gt=0)]
+    notice_seconds: Positive
+    setup: tuple[str, ...]
+    retries: Annotated[int, Field(ge=0)]
+
+    @property
+    def world(self) -> int:
+        """Processes of a training, one for each GPU."""
+        return self.nodes * self.gpus_per_node
+
+
 class Launch(_Frozen):
     """How and where things run: never part of a run's identity."""
 
@@ -197,3 +230,4 @@ class Launch(_Frozen):
     log_every: Positive
     timing: Timing
     tracking_uri: str | None
+    cluster: Cluster

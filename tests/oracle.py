@@ -143,13 +143,13 @@ def p2tformer(weights: Weights, text: Array, image: Array, layers: int, heads: i
     return text + weights["gamma"] * t
 
 
-def t2p_similarity(weights: Weights, images: Array, texts: Array, training: bool) -> Array:
+def t2p_similarity(weights: Weights, images: Array, texts: Array) -> Array:
     """Equation 7: `F_v` (B, C, h, w) and `T^` (B, K, C) -> `S` (B, K, 4h, 4w); a batch, for BatchNorm's sake."""
     x = images
     for conv, norm in ((1, 2), (5, 6)):
         doubled = [bilinear(image, 2 * image.shape[1], 2 * image.shape[2]) for image in x]
         convolved = np.array([conv2d(part(weights, f"upsample.{conv}"), image) for image in doubled])
-        x = relu(batch_norm(part(weights, f"upsample.{norm}"), convolved, training))
+        x = relu(batch_norm(part(weights, f"upsample.{norm}"), convolved))
     out = []
     for image, classes in zip(x, texts, strict=True):
         projected = conv2d(part(weights, "upsample.8"), image)

@@ -76,15 +76,11 @@ def group_norm(weights: Weights, x: Array, groups: int) -> Array:
     return out * weights["weight"][:, None, None] + weights["bias"][:, None, None]
 
 
-def batch_norm(weights: Weights, x: Array, training: bool) -> Array:
-    """(B, C, H, W) -> (B, C, H, W); statistics of the batch in training, the running ones otherwise."""
+def batch_norm(weights: Weights, x: Array) -> Array:
+    """(B, C, H, W) -> (B, C, H, W), with statistics of the batch."""
     out = np.empty_like(x)
     for c in range(x.shape[1]):
-        if training:
-            out[:, c] = standardised(x[:, c])
-        else:
-            out[:, c] = (x[:, c] - weights["running_mean"][c]) / math.sqrt(weights["running_var"][c] + 1e-5)
-        out[:, c] = out[:, c] * weights["weight"][c] + weights["bias"][c]
+        out[:, c] = standardised(x[:, c]) * weights["weight"][c] + weights["bias"][c]
     return out
 
 

@@ -178,14 +178,14 @@ def assert_says(message: str, *words: str) -> None:
 
 def write_project(root: Path) -> Project:
     """The parameters and rules of the real project, small raw data, and the shipped CLIP (random weights where it is not)."""
-    for folder in ("params", "profiles", "workflow"):
+    for folder in ("params", "profiles", "slurm", "workflow"):
         shutil.copytree(_REAL / folder, root / folder)
     for file in ("Snakefile", "data.dvc", "environment.yml"):
         shutil.copy(_REAL / file, root)
     project = Project(root)
     scale = "params/scale/sample.yaml"
-    project.edit(scale, "training.iterations: 160", f"training.iterations: {ITERATIONS}")
-    project.edit(scale, "training.validate_every: 40", f"training.validate_every: {ITERATIONS}")
+    project.edit(scale, "training.iterations: 80", f"training.iterations: {ITERATIONS}")
+    project.edit(scale, "training.validate_every: 20", f"training.validate_every: {ITERATIONS}")
     project.edit(scale, "evaluation.panels: 3", f"evaluation.panels: {PICTURES}")
     project.edit("params/launch.yaml", "sample: 20", "sample: 0")
     project.edit("params/launch.yaml", "log_every: 10", "log_every: 1")

@@ -109,14 +109,14 @@ def test_a_run_that_is_not_trained_is_refused(project: Project) -> None:
 
 @pytest.fixture
 def interrupted(project: Project, run: str) -> list[Path]:
-    """The checkpoints, oldest first, of a run that lacks its last iteration."""
+    """The checkpoints, oldest first, of a run that lacks its model alone."""
     model = project.root / run / "model.safetensors"
     model.unlink()
     model.mkdir()  # the last step, to write the model, fails
     assert "model.safetensors: cannot be written" in project.one_line(project.quick("train", Path(run).name))
     model.rmdir()
     found = sorted((project.root / run / "checkpoints").iterdir())
-    assert [path.name for path in found] == [f"step_{step:08d}.pt" for step in range(1, ITERATIONS)]
+    assert [path.name for path in found] == [f"step_{step:08d}.pt" for step in range(ITERATIONS - 1, ITERATIONS + 1)]
     return found
 
 
@@ -126,7 +126,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     project.truncate(interrupted[-1])
     result = project.succeed("train", Path(run).name)
     assert f"WARNING: {interrupted[-1].relative_to(project.root)}: this checkpoint is damaged" in result.err
-    assert f"continuing from iteration {ITERATIONS - 2}" in result.err
+    assert f"continuing from iteration {ITERATIONS - 1}" in result.err
     model = Path(run) / "model.safetensors"
     assert (project.root / model).read_bytes() == (finished.root / model).read_bytes()
 

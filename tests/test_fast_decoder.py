@@ -27,7 +27,7 @@ from fgaseg.model.fgaseg import FGAseg
 from fgaseg.paths import Paths
 from fgaseg.plan import Plan
 from fgaseg.schema import Params
-from fgaseg.training.trainer import auxiliary_loss, losses
+from fgaseg.training.losses import Losses, auxiliary_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -268,7 +268,7 @@ def test_total_loss_of_the_fast_decoder(cap: int, resolve: Resolve) -> None:
     images = random(2, 3, 16, 16)
     labels = torch.randint(-1, 4, (2, 16, 16), generator=torch.Generator().manual_seed(5))
     tokens = torch.tensor([[18, 3, 19], [18, 5, 19], [18, 9, 19], [18, 8, 19]])[:, None]
-    actual = losses(model, images, labels, tokens, params)
+    actual = Losses(model, params)(images, labels, model.clip.encode_text(tokens))
     text = model.clip.encode_text(tokens)[:, 0].numpy()
     answers = [
         oracle_fast.fast_logits(weights, params.model, [view], text, None, training=True) for view in oracle_views(images)

@@ -186,13 +186,13 @@ def test_paper_scale_holds_the_papers_hyperparameters() -> None:
         ("seed: 0", "seed: 1"),
         ("weight: 0.02", "weight: 0.03"),
         ("iterations: 80000", "iterations: 80001"),
-        ("training: 1 ", "training: 2 "),
+        ("training: 2 ", "training: 3 "),
     ],
 )
 def test_a_parameter_that_changes_weights_changes_the_run(params_copy: Path, old: str, new: str) -> None:
     before = Plan(params_copy, "paper").default_row.run_id
     base = params_copy / "params" / "base.yaml"
-    base.write_text(base.read_text().replace("  training: 1", "  training: 1 "))
+    base.write_text(base.read_text().replace("  training: 2", "  training: 2 "))
     edit(base, old, new)
     assert Plan(params_copy, "paper").default_row.run_id != before
 

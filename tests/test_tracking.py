@@ -2,26 +2,21 @@
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import quote
-from urllib.request import urlopen
 
 import pytest
 from browser import browse, needs_browser
 from mlflow import MlflowClient
-from mlflow.entities import Run
 from project import Project, Result, assert_says
+from tracking_server import free_address, runs, serving
 
 from fgaseg.plan import Plan, Row
-from fgaseg.tracking.records import records
+from fgaseg.tracking.records import begun
 from fgaseg.training.metrics import read_metrics
 
 LINES_ON_SCREEN = """(async () => {
@@ -38,8 +33,6 @@ LINES_ON_SCREEN = """(async () => {
 
 The compare view draws a grid's first column apart from the others.
 """
-
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 
 def plan_of(project: Project) -> Plan:
@@ -99,16 +92,6 @@ def store(project: Project) -> MlflowClient:
     return MlflowClient(f"sqlite:///{project.results / 'mlflow.db'}")
 
 
-def runs(client: MlflowClient) -> dict[str, Run]:
-    """The runs of the one experiment by name, which must tell them apart."""
-    experiment = client.get_experiment_by_name("fgaseg-sample")
-    assert experiment is not None
-    found = client.search_runs([experiment.experiment_id])
-    named = {str(run.info.run_name): run for run in found}
-    assert len(named) == len(found)
-    return named
-
-
 def content(client: MlflowClient) -> dict[str, Any]:
     """All that MLflow tells of the runs, with every point of every metric and the artifacts' times."""
     found: dict[str, Any] = {}
@@ -142,7 +125,7 @@ def test_curves_parameters_and_scores_are_those_of_the_files(tracked: Project) -
         expected = [(line["step"], line[name]) for line in lines if name in line]
         assert expected
         assert [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, name)] == expected
-    assert run.data.params["training.global_batch"] == "4"
+    assert run.data.params["training.global_batch"] == "8"
     assert run.data.params["model.t2p.weight"] == "0.02"
     evaluated = json.loads((plan.paths.evaluation(plan.default_row.eval_id) / "evaluation.json").read_text())
     miou = {name: result["miou"] for name, result in evaluated["benchmarks"].items()}
@@ -224,7 +207,7 @@ def test_the_curves_drawn_last_are_those_of_a_run(grid: Project, tmp_path: Path)
         curve = plan.paths.report / scope / "curves" / f"{run}.png"
         project.write(curve.relative_to(project.root), b"drawn again")
         os.utime(curve, (age, age))
-        assert next(records(plan, run)).artifacts[f"curves/{run}.png"] == curve
+        assert next(begun(plan, run)).read().artifacts[f"curves/{run}.png"] == curve
 
 
 def test_a_training_that_goes_on_adds_its_points_and_one_begun_anew_replaces_the_run(growing: Project) -> None:
@@ -254,12 +237,6 @@ def test_a_job_without_a_server_does_not_load_mlflow(grid: Project) -> None:
     )
     subprocess.run([sys.executable, "-c", script], cwd=grid.root, check=True)
     assert not (grid.results / "mlflow.db").exists()
-
-
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 def served_by(address: str, grid: Project, folder: Path) -> Project:
@@ -338,28 +315,8 @@ def test_a_report_in_the_making_is_waited_for(grid: Project, tmp_path: Path) -> 
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The address of a tracking server, and its own folder of artifacts."""
     address, folder = free_address(), tmp_path_factory.mktemp("server")
-    command = [
-        str(Path(sys.executable).parent / "mlflow"), "server", "--host", "127.0.0.1", "--port", address.rsplit(":", 1)[1],
-        "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'server.db'}",
-        "--artifacts-destination", str(folder / "store"),
-    ]  # fmt: skip
-    log = (folder / "server.log").open("w")
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | QUIET, start_new_session=True)
-    try:
-        until = time.monotonic() + 120
-        while True:
-            try:
-                with urlopen(f"{address}/health", timeout=2):
-                    break
-            except (URLError, OSError):
-                assert process.poll() is None, (folder / "server.log").read_text()
-                assert time.monotonic() < until, "the tracking server has not started in two minutes"
-                time.sleep(0.3)
+    with serving(address, folder):
         yield address, folder / "store"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        log.close()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from fgaseg.evaluation.counts import Counts
 from fgaseg.evaluation.sliding import label_map, merge, views, window_origins
@@ -20,9 +19,10 @@ from fgaseg.model.prompts import tokenise
 from fgaseg.model.t2p import t2p_loss
 from fgaseg.params import Resolver
 from fgaseg.schema import Params
-from fgaseg.training.metrics import MetricsFile, read_metrics
+from fgaseg.training.losses import Losses, segmentation_loss
+from fgaseg.training.optimisation import Step, initial_state, parameter_groups
+from fgaseg.training.ranks import ALONE
 from fgaseg.training.state import TrainingState
-from fgaseg.training.trainer import initial_state, losses, parameter_groups, segmentation_loss, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -77,7 +77,8 @@ def test_total_loss_without_t2p_is_the_segmentation_loss(build_model: Callable[.
     params = resolve({"model.t2p.weight": 0})
     model = build_model(params)
     tokens = tokenise(NAMES, params.vlm.prompts, params.vlm.architecture)
-    terms = losses(model, random(1, 3, 96, 96).float(), random_labels(1, 96, 96, classes=3), tokens, params)
+    text = model.clip.encode_text(tokens)
+    terms = Losses(model, params)(random(1, 3, 96, 96).float(), random_labels(1, 96, 96, classes=3), text)
     assert terms.keys() == {"loss", "loss_seg"}
     assert terms["loss"] == terms["loss_seg"]
 
@@ -113,11 +114,6 @@ def test_parameter_groups(tiny_model: FGAseg, sample_params: Params) -> None:
         assert decay == (0 if isinstance(owner, norms) else training.weight_decay)
 
 
-class _Batch(Dataset[tuple[Tensor, Tensor, str]]):
-    def __getitem__(self, g: int) -> tuple[Tensor, Tensor, str]:
-        return random(3, 96, 96, seed=g).float(), random_labels(96, 96, classes=len(NAMES), seed=g), f"{g}.jpg"
-
-
 class _Recorder(torch.optim.SGD):
     """Keeps the gradients that it is asked to apply."""
 
@@ -126,40 +122,35 @@ class _Recorder(torch.optim.SGD):
 
 
 @pytest.mark.parametrize("share", [0.5, 2.0], ids=["above the limit", "below the limit"])
-def test_gradients_are_clipped_over_the_whole_model(
-    share: float, build_model: Callable[..., FGAseg], resolve: Resolve, tmp_path: Path
+def test_a_step_averages_over_micro_batches_and_clips_over_the_whole_model(
+    share: float, build_model: Callable[..., FGAseg], resolve: Resolve
 ) -> None:
-    """Section 6: one norm over CLIP and the rest together; the metrics state the norm before clipping."""
-    delta = {"training.iterations": 1, "training.global_batch": 2}
-    params = resolve(delta)
-    model = build_model(params).train()
-    batch = [_Batch()[g] for g in range(2)]
+    """Section 6: one norm over CLIP and the rest together; the step tells the norm before clipping, and mean losses."""
+    params = resolve({})
+    images = [random(1, 3, 96, 96, seed=g).float() for g in range(3)]
+    batches = [(image, random_labels(1, 96, 96, classes=len(NAMES), seed=g), "") for g, image in enumerate(images)]
     tokens = tokenise(NAMES, params.vlm.prompts, params.vlm.architecture)
-    losses(model, torch.stack([b[0] for b in batch]), torch.stack([b[1] for b in batch]), tokens, params)["loss"].backward()
+    model = build_model(params).train()
+    total = 0.0
+    for images, labels, _ in batches:
+        loss = Losses(model, params)(images, labels, model.clip.encode_text(tokens))["loss"] / len(batches)
+        loss.backward()
+        total += loss.item()
     gradients = [p.grad.double().numpy() for p in model.parameters() if p.grad is not None]
     _, norm = oracle_training.clipped([np.array([np.linalg.norm(g) for g in gradients])], 1.0)
-    factor = min(1.0, share)
 
-    params = resolve(delta | {"training.max_norm": share * norm})
-    model = build_model(params)
+    params = resolve({"training.max_norm": share * norm})
+    model = build_model(params).train()
     recorder = _Recorder([p for p in model.parameters() if p.requires_grad], lr=1.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(recorder, lambda _: 1.0)
-    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0)
-    train(
-        TrainingState(model, recorder, schedule),
-        _Batch(),  # type: ignore[arg-type]
-        NAMES,
-        params,
-        metrics,
-        log_every=1,
-        checkpoint=lambda: None,
-        checkpoint_seconds=1e9,
-        validate=lambda: 0.0,
-    )
+    state = TrainingState(model, recorder, schedule, torch.amp.GradScaler("cpu", enabled=False))
+    terms, actual = Step(state, params, tokens, ALONE)(batches)
     assert len(recorder.seen) == len(gradients)
-    for actual, gradient in zip(recorder.seen, gradients, strict=True):
-        np.testing.assert_allclose(actual.numpy(), gradient * factor, rtol=1e-4, atol=1e-6 * norm)
-    assert read_metrics(tmp_path / "metrics.jsonl")[0]["grad_norm"] == pytest.approx(norm, rel=1e-5)
+    for seen, gradient in zip(recorder.seen, gradients, strict=True):
+        np.testing.assert_allclose(seen.numpy(), gradient * min(1.0, share), rtol=1e-4, atol=1e-6 * norm)
+    assert actual.item() == pytest.approx(norm, rel=1e-5)
+    assert terms["loss"].item() == pytest.approx(total, rel=1e-5)
+    assert state.step == 1
 
 
 def test_clipping_rule() -> None:

@@ -18,8 +18,9 @@ from fgaseg.model.prompts import tokenise
 from fgaseg.paths import Paths
 from fgaseg.plan import Plan
 from fgaseg.schema import Params, Scale
+from fgaseg.training.losses import Losses
+from fgaseg.training.optimisation import initial_state
 from fgaseg.training.state import TrainingState, trained_state
-from fgaseg.training.trainer import initial_state, losses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,7 +41,7 @@ def backward(model: FGAseg, params: Params, images: Tensor) -> None:
     """One backward pass of the whole training loss."""
     labels = torch.randint(-1, len(NAMES), (len(images), 96, 96), generator=torch.Generator().manual_seed(1))
     tokens = tokenise(NAMES, params.vlm.prompts, params.vlm.architecture)
-    losses(model.train(), images, labels, tokens, params)["loss"].backward()
+    Losses(model.train(), params)(images, labels, model.clip.encode_text(tokens))["loss"].backward()
 
 
 def clip_tensors_with_gradient(model: FGAseg) -> set[str]:

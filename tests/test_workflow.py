@@ -25,7 +25,7 @@ def project(tmp_path: Path) -> Path:
     """The workflow without data or results."""
     for name in ("Snakefile", "data.dvc", "environment.yml"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("workflow", "params", "profiles"):
+    for name in ("workflow", "params", "profiles", "slurm"):
         shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
 

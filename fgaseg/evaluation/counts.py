@@ -11,6 +11,17 @@ from fgaseg.files import write_arrays
 Ints = NDArray[np.int64]
 
 
+def iou(hit: Ints, found: Ints, labelled: Ints) -> NDArray[np.float64]:
+    """IoU of each class from its intersection, predicted and labelled pixels, (K,) each; NaN where none is labelled."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(labelled > 0, hit / (found + labelled - hit), np.nan)
+
+
+def miou(hit: Ints, found: Ints, labelled: Ints) -> float:
+    """Mean IoU over the classes that the ground truth shows."""
+    return float(np.nanmean(iou(hit, found, labelled)))
+
+
 @dataclass
 class Counts:
     """One entry for each image and each class that its prediction or its ground truth shows.
@@ -36,7 +47,7 @@ class Counts:
     def columns(self) -> dict[str, Ints]:
         """The entries as columns: image, class, intersection, predicted, labelled."""
         keys = ("image", "class", "intersection", "predicted", "labelled")
-        return {key: np.concatenate([row[i] for row in self.rows]) for i, key in enumerate(keys)}
+        return {key: np.concatenate([np.zeros(0, np.int64), *(row[i] for row in self.rows)]) for i, key in enumerate(keys)}
 
     def totals(self) -> tuple[Ints, Ints, Ints]:
         """Intersection, predicted and labelled pixels of each class over all images, (K,) each."""
@@ -48,13 +59,11 @@ class Counts:
 
     def iou(self) -> NDArray[np.float64]:
         """IoU of each class (K,), NaN for a class that the ground truth never shows."""
-        hit, found, labelled = self.totals()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(labelled > 0, hit / (found + labelled - hit), np.nan)
+        return iou(*self.totals())
 
     def miou(self) -> float:
         """Mean IoU over the classes that the ground truth shows."""
-        return float(np.nanmean(self.iou()))
+        return miou(*self.totals())
 
     def pixel_accuracy(self) -> float:
         hit, _, labelled = self.totals()

@@ -23,7 +23,8 @@ def convolve_per_image(features: Tensor, kernels: Tensor, bias: Tensor) -> Tenso
 class T2PProjector(nn.Module):
     """Upsamples `F_v` by 4 and convolves it with a 3 x 3 kernel made from each class's `T^` (equation 7).
 
-    Needed in training and for figures only.
+    Needed in training only, so that its BatchNorm keeps no running statistics: it takes those of the images at hand, which
+    are `training.micro_batch` whatever the number of processes.
     """
 
     def __init__(self, channels: int) -> None:
@@ -39,7 +40,7 @@ class T2PProjector(nn.Module):
         return (
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
+            nn.BatchNorm2d(outputs, track_running_stats=False),
             nn.ReLU(),
         )
 

@@ -1,14 +1,16 @@
 """Mirror the study into MLflow.
 
 The files in `results/` are the truth; MLflow is brought up to them from time to time, and a second time changes nothing.
-`records` says what MLflow has to hold, from files alone; `store` brings it there.
+`records` says what MLflow has to hold, from files alone; `experiment` brings one record there and `store` delivers them.
+`live` starts a `follower` beside a training, which delivers while it goes on.
 """
 
 from fgaseg.plan import Plan
 from fgaseg.schema import Launch
+from fgaseg.tracking.live import following
 from fgaseg.tracking.store import deliver, tracking_uri
 
-__all__ = ["deliver", "track_job", "tracking_uri"]
+__all__ = ["deliver", "following", "track_job", "tracking_uri"]
 
 
 def track_job(plan: Plan, launch: Launch, identity: str) -> None:

@@ -1,7 +1,8 @@
 """What MLflow has to hold: a record for each training, each untrained CLIP and each report, read from files in `results/`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from fgaseg.identity import changes
 from fgaseg.plan import Plan, Row
 from fgaseg.schema import Params
 from fgaseg.training.metrics import read_metrics
+from fgaseg.training.starts import read_starts
 
 _SCALE_NOTE = {
     "sample": "Sample scale: drawn scenes and a small CLIP; not comparable with published numbers.",
@@ -22,7 +24,8 @@ class Record:
     """The content of one MLflow run.
 
     `identity` finds it again; `lines` are those of metrics.jsonl; `scores` are metrics without a step, mIoU from 0 to 1;
-    `artifacts` maps the path among the run's artifacts to the file, of the same name.
+    `artifacts` maps the path among the run's artifacts to the file, of the same name. `started` is when a training was begun
+    from nothing, in seconds since 1970: one that goes on from a checkpoint is the same, one begun anew is another.
     """
 
     identity: str
@@ -34,26 +37,38 @@ class Record:
     scores: dict[str, float]
     artifacts: dict[str, Path]
     finished: bool
+    started: float | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that has begun, whose record can be read as it is now; `folder` holds its files."""
+
+    identity: str
+    folder: Path
+    read: Callable[[], Record]
 
     @property
-    def started(self) -> float | None:
-        """When the training made its first step, in seconds since 1970; one begun anew from nothing has another."""
-        return self.lines[0]["time"] if self.lines else None
+    def lock(self) -> Path:
+        """What one process at a time may hold, with `exclusive`, from reading the record until it is delivered."""
+        return self.folder.with_name(f"{self.folder.name}.tracking")
 
 
-def records(plan: Plan, only: str | None = None) -> Iterator[Record]:
+def begun(plan: Plan, only: str | None = None) -> Iterator[Source]:
     """All that has begun: the plan's trainings and untrained CLIPs, in the order of the tables, and the reports.
 
-    With `only`, a run's id or an untrained CLIP's evaluation id, its record alone.
+    With `only`, a run's id or an untrained CLIP's evaluation id, that alone.
     """
     for run_id, params in plan.runs.items():
-        if only in (None, run_id) and (plan.paths.run(run_id) / "params.json").exists():
-            yield _training(plan, run_id, params)
+        folder = plan.paths.run(run_id)
+        if only in (None, run_id) and (folder / "params.json").exists():
+            yield Source(run_id, folder, partial(_training, plan, run_id, params))
     for row in plan.evaluations.values():
-        if row.run_id is None and only in (None, row.eval_id) and _evaluation_file(plan, row.eval_id).exists():
-            yield _untrained(plan, row)
+        file = _evaluation_file(plan, row.eval_id)
+        if row.run_id is None and only in (None, row.eval_id) and file.exists():
+            yield Source(row.eval_id, file.parent, partial(_untrained, plan, row))
     for folder in sorted(plan.paths.report.glob("[!.]*")) if only is None else ():
-        yield _report(plan, folder)
+        yield Source(_report_name(folder), folder, partial(_report, plan, folder))
 
 
 def _evaluation_file(plan: Plan, eval_id: str) -> Path:
@@ -114,6 +129,14 @@ def _scores(plan: Plan, row: Row, eval_id: str) -> dict[str, float]:
     return {f"miou/{name}{_suffix(plan, row.params)}": value for name, value in miou.items()}
 
 
+def _started(folder: Path, lines: list[dict[str, Any]]) -> float | None:
+    """When a training was last begun from nothing; where no start was noted, its first line tells."""
+    begins = [start.time for start in read_starts(folder) if start.step == 0]
+    if begins:
+        return begins[-1]
+    return lines[0]["time"] if lines else None
+
+
 def _training(plan: Plan, run_id: str, params: Params) -> Record:
     folder = plan.paths.run(run_id)
     places = [(row, replica) for row in plan.rows for replica in row.replicas if replica.run_id == run_id]
@@ -127,7 +150,8 @@ def _training(plan: Plan, run_id: str, params: Params) -> Record:
     scores: dict[str, float] = {}
     for row, replica in places:
         scores |= _scores(plan, row, replica.eval_id)
-    made = read_json(folder / "params.json")
+    made, lines = read_json(folder / "params.json"), read_metrics(folder / "metrics.jsonl")
+    complete = any(line["step"] >= params.training.iterations for line in lines)
     artifacts = {"params.json": folder / "params.json"}
     curves = list(plan.paths.report.glob(f"[!.]*/curves/{run_id}.png"))
     if curves:  # each scope's report drew the training as it was then
@@ -139,10 +163,11 @@ def _training(plan: Plan, run_id: str, params: Params) -> Record:
         description=_describe(plan, rows, different, folder),
         tags=tags | _origin(plan, made["provenance"]),
         params=_flatten({key: value for key, value in made["params"].items() if key != "evaluation"}),
-        lines=read_metrics(folder / "metrics.jsonl"),
+        lines=lines,
         scores=scores,
         artifacts=artifacts,
-        finished=(folder / "model.safetensors").exists(),
+        finished=complete and (folder / "model.safetensors").exists(),  # which may be that of an earlier training
+        started=_started(folder, lines),
     )
 
 
@@ -164,11 +189,15 @@ def _untrained(plan: Plan, row: Row) -> Record:
     )
 
 
+def _report_name(folder: Path) -> str:
+    return f"report ({folder.name})"
+
+
 def _report(plan: Plan, folder: Path) -> Record:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return Record(
-        identity=f"report ({folder.name})",
-        name=f"report ({folder.name})",
+        identity=_report_name(folder),
+        name=_report_name(folder),
         description=f"Tables and figures as `fgaseg report` rendered them.\n\nFiles: `{folder}`\n\n{_SCALE_NOTE[plan.scale]}",
         tags={"scale": plan.scale},
         params={},

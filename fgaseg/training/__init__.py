@@ -1,4 +1,4 @@
-"""Training: the stream of crops, the optimiser's steps, checkpoints, metrics.
+"""Training: the stream of crops, the optimiser's steps over all processes, checkpoints, metrics.
 
-Reading order: stream, trainer, state, metrics, run.
+Reading order: stream, losses, ranks, optimisation, state, interruption, metrics, loop, run.
 """

@@ -20,11 +20,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: a line is not valid JSON ({error}); remove the line, or the file") from None
 
 
-class MetricsFile:
-    """Appends lines `{"step": n, "time": seconds since 1970, name: value, ...}`; opened at `step`, it forgets later lines."""
+VALIDATION = "validation_miou"
 
-    def __init__(self, path: Path, step: int) -> None:
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
+
+class MetricsFile:
+    """Appends lines `{"step": n, "time": seconds since 1970, name: value, ...}`.
+
+    Opened at `step`, of which the last validation was at step `validated`, it forgets later lines.
+    """
+
+    def __init__(self, path: Path, step: int, validated: int) -> None:
+        kept = [line for line in read_metrics(path) if line["step"] <= (validated if VALIDATION in line else step)]
         write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.path = path
 

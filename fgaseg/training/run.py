@@ -1,8 +1,12 @@
 """One training from the plan: its folder, its resumption, its tracking."""
 
 import logging
+import os
 import shutil
+import socket
+import time
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +14,24 @@ import torch
 
 from fgaseg.data.prepared import PreparedDataset
 from fgaseg.evaluation.benchmark import evaluate_samples
+from fgaseg.evaluation.counts import miou
 from fgaseg.evaluation.segmenter import FGAsegSegmenter
 from fgaseg.evaluation.sliding import check_cells
 from fgaseg.files import exclusive, read_json, write_json
 from fgaseg.loading import save_model, untrained_model
+from fgaseg.params import check_world
 from fgaseg.plan import Plan
 from fgaseg.provenance import continued, provenance
-from fgaseg.runtime import set_up_torch
 from fgaseg.schema import Launch, Params
-from fgaseg.tracking import track_job
+from fgaseg.tracking import following
+from fgaseg.training.interruption import Interruption
+from fgaseg.training.loop import Cadence, Loop
 from fgaseg.training.metrics import MetricsFile
+from fgaseg.training.optimisation import check_precision, initial_state
+from fgaseg.training.ranks import Ranks, joined
+from fgaseg.training.starts import Start, add_start
 from fgaseg.training.state import DamagedCheckpointError, TrainingState, checkpoints
 from fgaseg.training.stream import TrainingStream, training_vocabulary
-from fgaseg.training.trainer import initial_state, train
 
 log = logging.getLogger(__name__)
 
@@ -37,74 +46,96 @@ def _fingerprint(dataset: Path, backbone: Path) -> str:
     return f"{crc:08x}"
 
 
-def _resume(state: TrainingState, folder: Path, owner: str) -> None:
+def _resume(state: TrainingState, folder: Path, owner: str, ranks: Ranks) -> None:
     """Continue from the newest checkpoint that is whole; say so when a newer one is damaged."""
-    for path in reversed(checkpoints(folder)):
-        try:
-            state.load(path, owner)
-        except DamagedCheckpointError:
-            log.warning("%s: this checkpoint is damaged and is passed over", path)
-            continue
-        log.info("continuing from iteration %d (%s)", state.step, path)
-        return
+    found: Path | None = None
+    if ranks.first:
+        for path in reversed(checkpoints(folder)):
+            try:
+                state.load(path, owner)
+            except DamagedCheckpointError:
+                log.warning("%s: this checkpoint is damaged and is passed over", path)
+                continue
+            log.info("continuing from iteration %d (%s)", state.step, path)
+            found = path
+            break
+    agreed = ranks.agreed(found)
+    if agreed is not None and not ranks.first:
+        state.load(agreed, owner)
 
 
-def _record(plan: Plan, run_id: str, resumed: bool) -> None:
-    """Write params.json: what is trained, and by which code; of a resumed training also by which code it began."""
-    path = plan.paths.run(run_id) / "params.json"
+def _record(plan: Plan, run_id: str, step: int, ranks: Ranks) -> None:
+    """Write params.json: what is trained, and by which code; of a resumed training also by which code it began.
+
+    Each start of a training adds a line to starts.jsonl.
+    """
+    folder = plan.paths.run(run_id)
+    path = folder / "params.json"
     made = provenance(plan)["provenance"]
-    if resumed:
+    if step:
         made = continued(read_json(path)["provenance"], made)
     params = plan.runs[run_id].model_dump(mode="json")
     write_json(path, {"run_id": run_id, "params": params, "provenance": made})
+    add_start(folder, Start(time.time(), step, os.environ.get("SLURM_JOB_ID"), socket.gethostname(), ranks.world))
 
 
 def train_run(plan: Plan, run_id: str, launch: Launch) -> Path:
-    """Train run `run_id` of the plan, from its last checkpoint if there is one; returns the path of the model."""
-    with exclusive(plan.paths.run(run_id)):
-        return _train_run(plan, run_id, launch)
+    """Train run `run_id` of the plan, from its last checkpoint if there is one; returns the path of the model.
+
+    Several processes share the work where the environment says so (see `ranks`). Asked to end, it saves and exits.
+    """
+    check_world(plan.runs[run_id].training, int(os.environ.get("WORLD_SIZE", "1")), "WORLD_SIZE")
+    with joined(launch.threads) as ranks, exclusive(plan.paths.run(run_id)) if ranks.first else nullcontext():
+        return _train_run(plan, run_id, launch, ranks)
 
 
-def _train_run(plan: Plan, run_id: str, launch: Launch) -> Path:
+def _train_run(plan: Plan, run_id: str, launch: Launch, ranks: Ranks) -> Path:
     params: Params = plan.runs[run_id]
     folder = plan.paths.run(run_id)
-    device = set_up_torch(launch.threads)
+    check_precision(params.training.precision, ranks.device)
     torch.manual_seed(params.training.seed)
     dataset = PreparedDataset(plan.paths.dataset(params.data.train))
     names, positions = training_vocabulary(dataset, params.data.train_classes)
     validation = PreparedDataset(plan.paths.dataset(params.data.validation))
     remap = np.append(positions, -1)
 
-    model = untrained_model(plan.paths, params).to(device)
+    model = untrained_model(plan.paths, params).to(ranks.device)
     check_cells(params.evaluation, 4 * model.clip.grid)
     state = initial_state(model, params.training)
     owner = f"{run_id} on inputs {_fingerprint(dataset.folder, plan.paths.vlm(params.vlm.backbone))}"
-    _resume(state, folder / "checkpoints", owner)
-    _record(plan, run_id, resumed=state.step > 0)
+    _resume(state, folder / "checkpoints", owner, ranks)
+    metrics = None
+    if ranks.first:
+        metrics = MetricsFile(folder / "metrics.jsonl", state.step, state.validated)
+        _record(plan, run_id, state.step, ranks)
 
     def validate() -> float:
         segmenter = FGAsegSegmenter(model, params.vlm.architecture, params.vlm.prompts, params.training.loss)
         segmenter.set_vocabulary(names)
-        counts, _ = evaluate_samples(segmenter, validation.samples, len(names), params.evaluation, remap)
-        return counts.miou()
+        samples = ranks.share(validation.samples)
+        counts, _ = evaluate_samples(
+            segmenter, samples, len(names), params.evaluation, remap, each=lambda *_: loop.save_if_interrupted()
+        )
+        return miou(*ranks.total(np.stack(counts.totals())))
 
     def checkpoint() -> None:
         state.save(folder / "checkpoints", owner)
 
-    stream = TrainingStream(dataset, positions, params.training.augmentation, params.training.seed)
-    train(
-        state,
-        stream,
-        names,
-        params,
-        MetricsFile(folder / "metrics.jsonl", state.step),
-        log_every=launch.log_every,
-        checkpoint=checkpoint,
-        checkpoint_seconds=launch.checkpoint_seconds[plan.scale],
-        validate=validate,
-        workers=launch.workers,
-    )
-    save_model(model, run_id, folder / "model.safetensors")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    track_job(plan, launch, run_id)
+    tracked = following(plan, launch, run_id) if ranks.first else nullcontext()
+    with Interruption(ranks.rank, ranks.world).awaited() as interruption, tracked:
+        loop = Loop(
+            state,
+            params,
+            names,
+            ranks,
+            Cadence(launch.log_every, launch.checkpoint_seconds[plan.scale], launch.workers),
+            metrics=metrics,
+            checkpoint=checkpoint,
+            validate=validate,
+            interruption=interruption,
+        )
+        loop.run(TrainingStream(dataset, positions, params.training.augmentation, params.training.seed))
+        if ranks.first:
+            save_model(model, run_id, folder / "model.safetensors")
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder / "model.safetensors"

@@ -1,7 +1,7 @@
 """The mutable state of a training, and its checkpoints.
 
-A checkpoint holds what training changes: trained weights, buffers, optimiser, schedule, step. Frozen weights come from
-the backbone's file; data order and augmentation follow from the step. The last two checkpoints are kept.
+A checkpoint holds what training changes: trained weights, buffers, optimiser, schedule, gradient scale, step. Frozen weights
+come from the backbone's file; data order and augmentation follow from the step. The last two checkpoints are kept.
 """
 
 import io
@@ -18,7 +18,7 @@ from fgaseg.errors import UserError
 from fgaseg.files import write_whole
 
 KEPT = 2
-_KEYS = {"owner", "step", "model", "optimiser", "schedule"}
+_KEYS = {"owner", "step", "validated", "model", "optimiser", "schedule", "scaler"}
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -51,12 +51,14 @@ class DamagedCheckpointError(UserError):
 
 @dataclass
 class TrainingState:
-    """All that a checkpoint must hold. `step` counts finished iterations."""
+    """All that a checkpoint must hold. `step` counts finished iterations, `validated` is the step of the last validation."""
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
     step: int = 0
+    validated: int = 0
 
     def save(self, folder: Path, owner: str) -> Path:
         """Write `step_<n>.pt` atomically and keep one older checkpoint beside it.
@@ -69,9 +71,11 @@ class TrainingState:
         content = {
             "owner": owner,
             "step": self.step,
+            "validated": self.validated,
             "model": trained_state(self.model),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -90,7 +94,8 @@ class TrainingState:
         load_trained_state(self.model, content["model"], path)
         self.optimiser.load_state_dict(content["optimiser"])
         self.schedule.load_state_dict(content["schedule"])
-        self.step = content["step"]
+        self.scaler.load_state_dict(content["scaler"])
+        self.step, self.validated = content["step"], content["validated"]
 
 
 def checkpoints(folder: Path) -> list[Path]:

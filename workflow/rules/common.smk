@@ -29,6 +29,15 @@ MEMORY_MB = {"sample": 3000, "paper": 24000}[SCALE]
 PREPARE_PROCESSES = {"sample": 1, "paper": 8}[SCALE]
 GPUS = {"sample": 0, "paper": 1}[SCALE]
 
+# What ordinary jobs ask of SLURM beside that, under the executor plugin's names.
+CHOICES = {
+    "slurm_partition": LAUNCH.cluster.partition,
+    "slurm_account": LAUNCH.cluster.account,
+    "qos": LAUNCH.cluster.qos,
+    "constraint": LAUNCH.cluster.constraint,
+}
+CLUSTER = {name: choice for name, choice in CHOICES.items() if choice is not None}
+
 
 wildcard_constraints:
     dataset="|".join(RAW_DATASETS),
@@ -43,6 +52,11 @@ def dataset_files(name):
     """The files that show that a prepared dataset is complete."""
     folder = PLAN.paths.dataset(name)
     return [str(folder / "index.csv"), str(folder / "classes.json")]
+
+
+def where_to_train(wildcards):
+    """On the cluster, where Snakemake's executor sends jobs there."""
+    return "slurm" if workflow.non_local_exec else "here"
 
 
 def backbone_file(params):

@@ -12,6 +12,7 @@ rule prepare:
         ENVIRONMENT
     threads: PREPARE_PROCESSES
     resources:
+        **CLUSTER,
         mem_mb=2000,
         runtime=240,
     params:

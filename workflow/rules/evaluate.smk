@@ -13,6 +13,7 @@ rule evaluate:
     conda:
         ENVIRONMENT
     resources:
+        **CLUSTER,
         mem_mb=MEMORY_MB,
         gpu=GPUS,
         runtime=600,
@@ -42,6 +43,7 @@ rule timing:
         ENVIRONMENT
     threads: lambda wildcards: workflow.cores
     resources:
+        **CLUSTER,
         mem_mb=MEMORY_MB,
         gpu=GPUS,
         runtime=120,

@@ -17,6 +17,7 @@ rule report:
     conda:
         ENVIRONMENT
     resources:
+        **CLUSTER,
         mem_mb=2000,
         runtime=30,
     params:
@@ -38,6 +39,7 @@ rule track:
     conda:
         ENVIRONMENT
     resources:
+        **CLUSTER,
         mem_mb=1000,
         runtime=30,
     params:

@@ -1,4 +1,4 @@
-# CLIP's weights, fetched or expanded once.
+# CLIP's weights, fetched or expanded once; on this machine, for a cluster's nodes often reach no network.
 
 
 rule vlm:
@@ -8,6 +8,7 @@ rule vlm:
         f"{RESULTS}/vlm/{{backbone}}-{{identity}}.pt",
     log:
         f"{LOGS}/vlm/{{backbone}}-{{identity}}.log",
+    localrule: True
     conda:
         ENVIRONMENT
     resources:
