@@ -10,7 +10,7 @@ from fgaseg.errors import UserError
 from fgaseg.logs import set_up_logs
 
 if TYPE_CHECKING:
-    from fgaseg.plan import Plan
+    from fgaseg.plan import Plan, Scope
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Datasets.")
@@ -29,6 +29,16 @@ def _plan(scale: str) -> "Plan":
     if not (root / "params" / "base.yaml").exists():
         raise UserError("params/base.yaml: not found here; run fgaseg from the project's root folder")
     return Plan(root, scale)  # type: ignore[arg-type]
+
+
+def _scope(scope: str) -> "Scope":
+    from typing import get_args
+
+    from fgaseg.plan import Scope
+
+    if scope not in get_args(Scope):
+        raise UserError(f"--scope: '{scope}' is unknown; choose {', '.join(get_args(Scope))}")
+    return scope  # type: ignore[return-value]
 
 
 @data_app.command("sample")
@@ -138,18 +148,12 @@ def report(
     quiet: Annotated[bool, typer.Option(help="do not print Table I")] = False,
 ) -> None:
     """Render tables, figures and report.html from the trainings and evaluations that exist."""
-    from typing import get_args
-
     from fgaseg.files import complete_files
-    from fgaseg.plan import Scope
     from fgaseg.reporting.figures import write_figures
     from fgaseg.reporting.page import write_page
     from fgaseg.reporting.tables import write_tables
 
-    if scope not in get_args(Scope):
-        raise UserError(f"--scope: '{scope}' is unknown; choose {', '.join(get_args(Scope))}")
-    chosen: Scope = scope  # type: ignore[assignment]
-    plan = _plan(scale)
+    plan, chosen = _plan(scale), _scope(scope)
     folder = out or plan.paths.report / scope
     if not folder.name:
         raise UserError(f"--out: '{folder}' is no folder of the report's own; name one, such as reports.new")
@@ -186,6 +190,55 @@ def show_command(
     from fgaseg.show import show
 
     typer.echo(show(_plan(scale), what, row))
+
+
+@app.command("status")
+def status_command(
+    scope: Annotated[str, typer.Option(help="all (the paper's tables), main or fidelity")] = "all",
+    watch: Annotated[bool, typer.Option("--watch", help="show it again every 5 seconds, until Ctrl-C")] = False,
+    scale: ScaleOption = "sample",
+) -> None:
+    """Show how far the trainings are, from files alone: works without SLURM, while the workflow runs, and after it died."""
+    import shutil
+    import time
+
+    from fgaseg.status import status
+
+    plan, chosen = _plan(scale), _scope(scope)
+    text = status(plan, chosen, shutil.get_terminal_size((100, 24)).columns)
+    while watch:
+        typer.echo(f"\x1b[H\x1b[2J{text}")
+        try:
+            time.sleep(5)
+        except KeyboardInterrupt:
+            return
+        text = status(plan, chosen, shutil.get_terminal_size((100, 24)).columns)
+    typer.echo(text)
+
+
+@app.command("plan")
+def plan_command(
+    scope: Annotated[str, typer.Option(help="all (the paper's tables), main or fidelity")] = "all",
+    nodes: Annotated[int | None, typer.Option(min=1, help="nodes to be had; default: as many as one training takes")] = None,
+    seconds_per_iteration: Annotated[float | None, typer.Option(help="default: as measured in the runs that there are")] = None,
+    seconds_per_image: Annotated[
+        float | None, typer.Option(help="default: as measured in the evaluations that there are")
+    ] = None,
+    price_per_gpu_hour: Annotated[float | None, typer.Option(help="in any currency")] = None,
+    scale: ScaleOption = "paper",
+) -> None:
+    """Estimate GPU-hours, time and disk: of what is still to be done, and of all from nothing."""
+    from fgaseg.estimate import estimate
+
+    given = {
+        "--seconds-per-iteration": seconds_per_iteration,
+        "--seconds-per-image": seconds_per_image,
+        "--price-per-gpu-hour": price_per_gpu_hour,
+    }
+    for option, value in given.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{option}: {value:g}: a number above 0 is expected")
+    typer.echo(estimate(_plan(scale), _scope(scope), nodes, *given.values()))
 
 
 @app.command()

@@ -184,8 +184,8 @@ def write_project(root: Path) -> Project:
         shutil.copy(_REAL / file, root)
     project = Project(root)
     scale = "params/scale/sample.yaml"
-    project.edit(scale, "training.iterations: 80", f"training.iterations: {ITERATIONS}")
-    project.edit(scale, "training.validate_every: 20", f"training.validate_every: {ITERATIONS}")
+    project.edit(scale, "training.iterations: 100", f"training.iterations: {ITERATIONS}")
+    project.edit(scale, "training.validate_every: 25", f"training.validate_every: {ITERATIONS}")
     project.edit(scale, "evaluation.panels: 3", f"evaluation.panels: {PICTURES}")
     project.edit("params/launch.yaml", "sample: 20", "sample: 0")
     project.edit("params/launch.yaml", "log_every: 10", "log_every: 1")

@@ -35,6 +35,11 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def random_labels(*shape: int, classes: int, seed: int = 1) -> Tensor:
+    """Labels from -1 (void) to classes - 1."""
+    return torch.randint(-1, classes, shape, generator=torch.Generator().manual_seed(seed))
+
+
 def small_clip(quick_gelu: bool = False) -> open_clip.CLIP:
     """Three vision layers on a 4 x 4 grid and two text layers, 8 channels, random weights that are always the same."""
     vision = CLIPVisionCfg(layers=3, width=8, head_width=4, patch_size=4, image_size=16)

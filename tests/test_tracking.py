@@ -18,6 +18,7 @@ from tracking_server import free_address, runs, serving
 from fgaseg.plan import Plan, Row
 from fgaseg.tracking.records import begun
 from fgaseg.training.metrics import read_metrics
+from fgaseg.training.starts import Start, add_start
 
 LINES_ON_SCREEN = """(async () => {
     for (let tries = 0; tries < 150 && !document.body.innerText.includes('miou/pc-59'); tries++)
@@ -165,7 +166,9 @@ def test_two_deliveries_at_once_make_one_store_and_each_run_once(grid: Project, 
     project = grid.copy(tmp_path / "project")
     command = [str(Path(sys.executable).parent / "fgaseg"), "track"]
     both = [subprocess.Popen(command, cwd=project.root, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate()[1] for process in both] == ["", ""]
+    said = "".join(process.communicate()[1] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert [line for line in said.splitlines() if "another process is making it; waiting" not in line] == []
     assert len(runs(store(project))) == 7
 
 
@@ -222,6 +225,7 @@ def test_a_training_that_goes_on_adds_its_points_and_one_begun_anew_replaces_the
     assert [p.step for p in client.get_metric_history(before, "loss")] == [1, 2, 3, 9]
 
     anew = [{"step": 1, "time": lines[0]["time"] + 100, "loss": 7.0}]
+    add_start(path.parent, Start(lines[0]["time"] + 99, 0, None, "here", 1))
     growing.write(path.relative_to(growing.root), "".join(json.dumps(line) + "\n" for line in anew))
     growing.succeed("track")
     after = runs(client)["default model"].info.run_id

@@ -10,6 +10,7 @@ import oracle_training
 import pytest
 import torch
 from PIL import Image
+from small import random_labels
 from torch import Tensor
 
 from fgaseg.evaluation.counts import Counts
@@ -33,11 +34,6 @@ NAMES = ["sky", "grass", "car"]
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def random_labels(*shape: int, classes: int, seed: int = 1) -> Tensor:
-    """Labels from -1 (void) to classes - 1."""
-    return torch.randint(-1, classes, shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("side", [16, 18], ids=["whole factor", "broken factor"])

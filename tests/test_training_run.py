@@ -100,7 +100,7 @@ def test_two_trainings_from_scratch_give_the_same_weights_and_another_seed_other
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_iteration_term_and_images(untrained: Project, tmp_path: Path) -> None:
     project = untrained.copy(tmp_path / "diverged")
-    project.edit("params/scale/sample.yaml", "training.lr: 2.0e-3", "training.lr: 1.0e+30")
+    project.edit("params/scale/sample.yaml", "training.lr: 3.0e-3", "training.lr: 1.0e+30")
     run, _ = project.ids("table_1", 2)
     message = project.one_line(project.quick("train", run))
     expected = r"iteration [2-8]: loss_(seg|t2p) is (nan|inf); images: 0000\d{8}\.jpg; .*lower training.lr"

@@ -39,7 +39,7 @@ class TrainingFailedError(UserError):
     """The training came to an end that starting it once more would not change; the traceback is in the log."""
 
 
-def _job_name(plan: Plan, run_id: str) -> str:
+def job_name(plan: Plan, run_id: str) -> str:
     """A name that no job of another run or of another checkout has."""
     place = hashlib.sha256(str(plan.paths.results.resolve()).encode()).hexdigest()[:8]
     return f"fgaseg-{run_id}-{place}"
@@ -68,7 +68,7 @@ class _Launcher:
         self.folder = plan.paths.run(run_id)
         self.logs = (self.folder / "slurm").resolve()
         self.model = self.folder / "model.safetensors"
-        self.name = _job_name(plan, run_id)
+        self.name = job_name(plan, run_id)
         self.interrupted = threading.Event()
         self.record: JobRecord | None = None
 
