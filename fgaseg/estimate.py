@@ -105,7 +105,7 @@ def size(count: float) -> str:
         if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:,.3g} TB"
+    return f"{count:.3g} TB"
 
 
 def _aligned(rows: Sequence[Cells]) -> list[str]:
@@ -127,7 +127,7 @@ def _hours(work: Work, world: int, digits: int) -> list[str]:
 
 
 def _time_rows(todo: Work, whole: Work, machines: Machines, unit: str, price: float | None) -> list[Cells]:
-    digits = 3 if sum(whole.iterations) < 360_000 else 1
+    digits = 3 if whole.gpu_hours(machines.world)[0] < 100 else 1
     hours = [_hours(work, machines.world, digits) for work in (todo, whole)]
     rows: list[Cells] = [(f"{unit}-hours", "", "", "", "")]
     for i, name in enumerate(("iterations", "validations", "evaluations")):

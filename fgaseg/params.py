@@ -61,11 +61,9 @@ def load_launch(root: Path) -> Launch:
 
 def check_world(training: Training, world: int, where: str) -> None:
     """`UserError` when `world` processes cannot share the global batch evenly; `where` says who chose so many."""
-    groups = training.global_batch // training.micro_batch
-    if groups % world:
+    if training.global_batch % world:
         raise UserError(
-            f"{where}: {world} processes do not divide training.global_batch ({training.global_batch}, {groups} x "
-            f"{training.micro_batch}) evenly; choose a divisor of {groups}"
+            f"{where}: {world} processes do not divide training.global_batch ({training.global_batch}) evenly; choose a divisor"
         )
 
 

@@ -22,7 +22,6 @@ before an hour while it starts or validates.
 import fcntl
 import os
 import socket
-import textwrap
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -32,7 +31,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from fgaseg.launch.record import JobRecord
 from fgaseg.plan import Plan, Scope
@@ -136,10 +135,13 @@ class _Signs:
             return [adapter.validate_json(part) for part in parts]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError) as error:
-            why = textwrap.shorten(getattr(error, "strerror", None) or str(error), 100)
-            self.notes.append(f"{name} is damaged and passed over ({why})")
-            return []
+        except OSError as error:
+            why = error.strerror or str(error)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            why = ": ".join([*(str(part) for part in first["loc"]), first["msg"]])
+        self.notes.append(f"{name} is damaged and passed over ({why})")
+        return []
 
     @property
     def _new_lines(self) -> list[Line]:

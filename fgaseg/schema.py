@@ -131,7 +131,6 @@ class Training(_Frozen):
     loss: Literal["ce", "bce"]
     iterations: Positive
     global_batch: Positive
-    micro_batch: Positive
     precision: Precision
     lr: Annotated[float, Field(gt=0)]
     clip_lr_multiplier: Fraction
@@ -141,14 +140,6 @@ class Training(_Frozen):
     validate_every: Positive
     seed: Annotated[int, Field(ge=0)]
     augmentation: Augmentation
-
-    @model_validator(mode="after")
-    def _batch_falls_into_micro_batches(self) -> "Training":
-        if self.global_batch % self.micro_batch:
-            raise ValueError(
-                f"micro_batch: {self.micro_batch} does not divide global_batch ({self.global_batch}); choose a divisor"
-            )
-        return self
 
 
 class Evaluation(_Frozen):
@@ -226,6 +217,7 @@ class Launch(_Frozen):
 
     threads: Positive
     workers: Annotated[int, Field(ge=0)]
+    images_per_pass: dict[Scale, Positive]
     checkpoint_seconds: dict[Scale, Fraction]
     log_every: Positive
     timing: Timing

@@ -13,12 +13,12 @@ from oracle_layers import (
     Weights,
     attend,
     average_pool,
-    batch_norm,
     bilinear,
     conv2d,
     convolve,
     gelu,
     group_norm,
+    instance_norm,
     layer_norm,
     layer_norm_rows,
     linear,
@@ -144,15 +144,15 @@ def p2tformer(weights: Weights, text: Array, image: Array, layers: int, heads: i
 
 
 def t2p_similarity(weights: Weights, images: Array, texts: Array) -> Array:
-    """Equation 7: `F_v` (B, C, h, w) and `T^` (B, K, C) -> `S` (B, K, 4h, 4w); a batch, for BatchNorm's sake."""
-    x = images
-    for conv, norm in ((1, 2), (5, 6)):
-        doubled = [bilinear(image, 2 * image.shape[1], 2 * image.shape[2]) for image in x]
-        convolved = np.array([conv2d(part(weights, f"upsample.{conv}"), image) for image in doubled])
-        x = relu(batch_norm(part(weights, f"upsample.{norm}"), convolved))
+    """Equation 7: `F_v` (B, C, h, w) and `T^` (B, K, C) -> `S` (B, K, 4h, 4w)."""
     out = []
-    for image, classes in zip(x, texts, strict=True):
-        projected = conv2d(part(weights, "upsample.8"), image)
+    for image, classes in zip(images, texts, strict=True):
+        x = image
+        for conv, norm in ((1, 2), (5, 6)):
+            doubled = bilinear(x, 2 * x.shape[1], 2 * x.shape[2])
+            convolved = conv2d(part(weights, f"upsample.{conv}"), doubled)
+            x = relu(instance_norm(part(weights, f"upsample.{norm}"), convolved))
+        projected = conv2d(part(weights, "upsample.8"), x)
         for text in classes:
             *kernel, bias = linear(part(weights, "kernel"), text)
             out.append(convolve(projected, np.array(kernel).reshape(-1, 3, 3), bias))

@@ -76,11 +76,11 @@ def group_norm(weights: Weights, x: Array, groups: int) -> Array:
     return out * weights["weight"][:, None, None] + weights["bias"][:, None, None]
 
 
-def batch_norm(weights: Weights, x: Array) -> Array:
-    """(B, C, H, W) -> (B, C, H, W), with statistics of the batch."""
+def instance_norm(weights: Weights, x: Array) -> Array:
+    """(C, H, W) -> (C, H, W), each channel of the image standardised."""
     out = np.empty_like(x)
-    for c in range(x.shape[1]):
-        out[:, c] = standardised(x[:, c]) * weights["weight"][c] + weights["bias"][c]
+    for c in range(len(x)):
+        out[c] = standardised(x[c]) * weights["weight"][c] + weights["bias"][c]
     return out
 
 

@@ -24,25 +24,33 @@ def _binary_cross_entropy(logit: float, target: bool) -> float:
     return -math.log(probability) if target else -math.log(1 - probability)
 
 
+def _mean_of_means(images: Sequence[Sequence[float]]) -> float:
+    """Images count alike, however many terms each has; one without any counts as 0."""
+    return sum(sum(terms) / len(terms) if terms else 0.0 for terms in images) / len(images)
+
+
 def t2p_loss(similarity: Array, labels: Labels, loss: str) -> float:
-    """Equation 8: `S` (B, K, 4h, 4w) against one binary mask per class; the mean over classes and labelled cells."""
-    terms = []
+    """Equation 8: `S` (B, K, 4h, 4w) against one binary mask per class; of each image the mean over classes and cells."""
+    images = []
     for maps, image_labels in zip(similarity, labels, strict=True):
         small = nearest(image_labels, *maps.shape[1:])
+        terms = []
         for row, column in np.ndindex(small.shape):
             if small[row, column] == VOID:
                 continue
             for k in range(len(maps)):
                 s, inside = float(maps[k, row, column]), bool(small[row, column] == k)
                 terms.append((s - inside) ** 2 if loss == "mse" else _binary_cross_entropy(s, inside))
-    return sum(terms) / len(terms)
+        images.append(terms)
+    return _mean_of_means(images)
 
 
 def segmentation_loss(logits: Array, labels: Labels, loss: str) -> float:
-    """Equation 12: logits (B, K, L, L) against labels (B, S, S); the mean over labelled pixels (and classes, for bce)."""
-    terms = []
+    """Equation 12: logits (B, K, L, L) against labels (B, S, S); of each image the mean over labelled pixels (and classes)."""
+    images = []
     for maps, image_labels in zip(logits, labels, strict=True):
         resized = bilinear(maps, *image_labels.shape)
+        terms = []
         for row, column in np.ndindex(image_labels.shape):
             label = image_labels[row, column]
             if label == VOID:
@@ -52,7 +60,8 @@ def segmentation_loss(logits: Array, labels: Labels, loss: str) -> float:
                 terms.append(-math.log(softmax(pixel)[label]))
             else:
                 terms += [_binary_cross_entropy(logit, k == label) for k, logit in enumerate(pixel)]
-    return sum(terms) / len(terms)
+        images.append(terms)
+    return _mean_of_means(images)
 
 
 def learning_rate(base: float, step: int, iterations: int) -> float:

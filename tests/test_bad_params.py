@@ -36,7 +36,7 @@ PREDICT = ("predict", PHOTO, "--classes", "sky, tree", "--out", "out/overlay.png
         (ROW[0], "title:", "titel:", ["table_7.yaml", "unknown key 'titel'", "title"]),
         (ROW[0], 'title: "Table VII', "title: [Table VII", ["table_7.yaml, line", "not valid YAML", "correct this line"]),
         (SCALE, "model.hidden_dim:", "model.hiden_dim:", [SCALE, "'model.hiden_dim'", "did you mean 'model.hidden_dim'"]),
-        (SCALE, "training.lr: 2.0e-3", "training.lr: fast", [SCALE, "training.lr", "number", "'fast'"]),
+        (SCALE, "training.lr: 3.0e-3", "training.lr: fast", [SCALE, "training.lr", "number", "'fast'"]),
         (SCALE, "vlm.dense_residual: own", "vlm.dense_residual: none", [SCALE, "vlm.dense_residual", "'class_token' or 'own'"]),
         (SCALE, "label: mini/12\n", "name: mini/12\n", [SCALE, "backbones.base", "unknown parameter 'name'", "label"]),
         ("params/base.yaml", "  hidden_dim: 128", "  hidden_dims: 128", ["base.yaml", "did you mean 'model.hidden_dim'"]),

@@ -118,7 +118,7 @@ def test_p2tformer(layers: int, gamma: Literal["trainable"] | float) -> None:
 
 
 def test_t2p_similarity() -> None:
-    """Equation 7, with BatchNorm's statistics of the batch."""
+    """Equation 7."""
     module = T2PProjector(4)
     perturb(module, seed=3)
     weights = arrays(module)

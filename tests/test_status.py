@@ -201,9 +201,8 @@ def test_no_sign_of_life_for_much_longer_than_usual_is_silent(plan: Plan, folder
     write_record(folder, RUNNING)
     start(folder, HOUR)
     log(folder, (10, 59 * MINUTE), (20, 55 * MINUTE))
-    longest = 5 * 4 * MINUTE
-    assert observe(plan, default(plan), NOW - 55 * MINUTE + longest - 1, HERE).state == "running"
-    write_record(folder, RUNNING)
+    usual = 5 * 4 * MINUTE
+    assert observe(plan, default(plan), NOW - 55 * MINUTE + usual - 1, HERE).state == "running"
     assert (seen(plan).state, seen(plan).remark, seen(plan).step) == ("silent", "no sign of life for 55 min", 20)
 
 
@@ -256,12 +255,8 @@ def test_a_training_that_was_given_up_tells_why(plan: Plan, folder: Path) -> Non
     write_record(folder, FAILED)
     assert (seen(plan).state, seen(plan).notes) == ("failed", (FAILED.error,))
     lines = lines_of(plan, width=70)
-    beneath = lines[next(i for i, line in enumerate(lines) if line.startswith(default(plan))) + 1 :]
-    assert [line.strip() for line in beneath[:2]] == [
-        "rank 3 on node7 of job 17 failed: CUDA out of memory",
-        beneath[1].strip(),
-    ]
-    assert beneath[0].startswith("    rank 3")
+    line = next(i for i, line in enumerate(lines) if line.startswith(default(plan)))
+    assert lines[line + 1] == "    rank 3 on node7 of job 17 failed: CUDA out of memory"
 
 
 def test_a_failure_counts_no_more_once_the_training_was_started_again(plan: Plan, folder: Path) -> None:
@@ -335,7 +330,6 @@ def test_a_damaged_file_costs_no_more_than_its_own_details(name: str, content: s
     assert [note.split(" (")[0] for note in seen(plan).notes] == expected
     assert seen(plan).state == "running"
     assert len([line for line in lines_of(plan) if re.match(r"[0-9a-f]{12} ", line)]) == 38
-    assert ("Traceback" in "\n".join(lines_of(plan))) is False
 
 
 def test_a_folder_with_damaged_files_alone_has_begun(plan: Plan, folder: Path) -> None:

@@ -318,6 +318,15 @@ def test_an_older_training_of_another_checkout_leaves_the_newer_one_alone(
     assert tracked(client, other)
 
 
+def test_without_a_server_nothing_follows_a_training(mine: Plan, runs: Iterator[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = next(runs)
+    begin(mine, run)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with following(mine, load_launch(_REAL).model_copy(update={"tracking_uri": None}), run):
+        pass
+    assert not (mine.paths.run(run) / "tracking.log").exists()
+
+
 def test_a_follower_that_cannot_start_costs_one_warning(
     mine: Plan, runs: Iterator[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

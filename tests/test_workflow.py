@@ -132,7 +132,7 @@ def test_another_top_n_trains_nothing(finished: Path) -> None:
 
 
 def test_a_parameter_of_all_rows_trains_them_all(finished: Path) -> None:
-    change(finished, "scale/sample.yaml", "training.lr: 2.0e-3", "training.lr: 1.0e-3")
+    change(finished, "scale/sample.yaml", "training.lr: 3.0e-3", "training.lr: 1.0e-3")
     planned = snakemake(finished, "-n", "--", "all")
     assert jobs(planned.stdout + planned.stderr)["train"] == 37
 

@@ -20,7 +20,7 @@ Kind = Literal["mistake", "error", "echo"]
 _CONNECTION = re.compile(
     r"gloo|NCCL|ProcessGroup|TCPStore|Connection (closed|reset|refused)|Broken pipe|[Ss]ocket|EADDRINUSE|address already in use"
 )
-_SRUN = re.compile(r"^srun: error: (?P<host>\S+): tasks? (?P<ranks>[\d,-]+): (?P<end>.+)$", re.MULTILINE)
+_SRUN = re.compile(r"srun: error: (?P<host>\S+): tasks? (?P<ranks>[\d,-]+): (?P<end>.+)$", re.MULTILINE)
 _TAIL = 15
 
 
@@ -80,11 +80,14 @@ def cause(failures: Iterable[Failure]) -> Failure | None:
 
 
 def killed(folder: Path, job: str) -> str:
-    """What srun says of processes that ended by a signal: `rank 3 on node7: Killed`; nothing where it says nothing."""
+    """What srun says of the first process that ended by a signal: `rank 3 on node7: Killed`; nothing where it says nothing.
+
+    It ends the others itself.
+    """
     log = folder / f"{job}_0_log.err"
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    ends = [m for m in _SRUN.finditer(text) if not m["end"].startswith("Exited with exit code")]
-    return "; ".join(f"rank {m['ranks']} on {m['host']}: {m['end']}" for m in ends)
+    ends = (m for m in _SRUN.finditer(text) if not m["end"].startswith("Exited with exit code"))
+    return next((f"rank {m['ranks']} on {m['host']}: {m['end']}" for m in ends), "")
 
 
 def last_words(folder: Path, job: str) -> str:

@@ -23,8 +23,8 @@ def convolve_per_image(features: Tensor, kernels: Tensor, bias: Tensor) -> Tenso
 class T2PProjector(nn.Module):
     """Upsamples `F_v` by 4 and convolves it with a 3 x 3 kernel made from each class's `T^` (equation 7).
 
-    Needed in training only, so that its BatchNorm keeps no running statistics: it takes those of the images at hand, which
-    are `training.micro_batch` whatever the number of processes.
+    Needed in training only. It is normalised image by image, as BatchNorm does with the paper's one image on each of 8 GPUs:
+    so nothing depends on how many images share a pass, or a process.
     """
 
     def __init__(self, channels: int) -> None:
@@ -40,7 +40,7 @@ class T2PProjector(nn.Module):
         return (
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs, track_running_stats=False),
+            nn.InstanceNorm2d(outputs, affine=True),
             nn.ReLU(),
         )
 
@@ -55,12 +55,12 @@ class T2PProjector(nn.Module):
 def t2p_loss(similarity: Tensor, labels: Tensor, void: int, loss: Literal["mse", "bce"]) -> Tensor:
     """Equation 8: distance of `S` (B, K, 4h, 4w) to one binary mask per class, made from labels (B, H, W).
 
-    Labels are downsampled with nearest neighbours; ignored pixels count in neither term. `mse` is the paper's form, `bce`
-    (with logits) the released code's.
+    Labels are downsampled with nearest neighbours; ignored pixels count in neither term. Images count alike, whatever they have
+    of such. `mse` is the paper's form, `bce` (with logits) the released code's.
     """
     small = F.interpolate(labels[:, None].float(), size=similarity.shape[-2:], mode="nearest")[:, 0].long()
     valid = (small != void)[:, None]
     target = torch.arange(similarity.shape[1], device=labels.device)[None, :, None, None] == small[:, None]
     function = F.mse_loss if loss == "mse" else F.binary_cross_entropy_with_logits
     each = function(similarity, target.to(similarity), reduction="none")
-    return (each * valid).sum() / (valid.sum() * similarity.shape[1]).clamp(min=1)
+    return ((each.mean(1, keepdim=True) * valid).sum((1, 2, 3)) / valid.sum((1, 2, 3)).clamp(min=1)).mean()

@@ -1,5 +1,6 @@
 """The iterations of a training: steps, lines of metrics, validations, checkpoints."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,35 +25,40 @@ from fgaseg.training.stream import TrainingStream
 
 @dataclass(frozen=True)
 class Cadence:
-    """How often things happen, and how many loader processes help."""
+    """How often things happen, how many images go through the model together, how many loader processes help."""
 
     log_every: int
     checkpoint_seconds: float
+    images_per_pass: int
     workers: int = 0
 
 
-class Share(Sampler[int]):
-    """This process's items of the stream, from iteration `start` on: a part of every global batch, without overlap or gap."""
+class Share(Sampler[list[int]]):
+    """This process's items of the stream, from iteration `start` on: a part of every global batch, without overlap or gap.
 
-    def __init__(self, params: Training, ranks: Ranks, start: int) -> None:
-        self.params, self.ranks, self.start = params, ranks, start
+    Each list is of one iteration and goes through the model together.
+    """
+
+    def __init__(self, params: Training, ranks: Ranks, start: int, images_per_pass: int) -> None:
+        self.params, self.ranks, self.start, self.size = params, ranks, start, images_per_pass
         self.each = params.global_batch // ranks.world
+        self.passes = math.ceil(self.each / images_per_pass)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.start, self.params.iterations):
             first = step * self.params.global_batch + self.ranks.rank * self.each
-            yield from range(first, first + self.each)
+            items = range(first, first + self.each)
+            yield from (list(items[i : i + self.size]) for i in range(0, self.each, self.size))
 
     def __len__(self) -> int:
-        return (self.params.iterations - self.start) * self.each
+        return (self.params.iterations - self.start) * self.passes
 
 
-def _batches(stream: TrainingStream, params: Training, ranks: Ranks, start: int, workers: int) -> Iterator[list[Batch]]:
+def _batches(stream: TrainingStream, share: Share, workers: int) -> Iterator[list[Batch]]:
     """For each iteration this process's batches."""
-    share = Share(params, ranks, start)
-    loader = iter(DataLoader(stream, params.micro_batch, sampler=share, num_workers=workers))
+    loader = iter(DataLoader(stream, batch_sampler=share, num_workers=workers))
     try:
-        while batches := list(islice(loader, share.each // params.micro_batch)):
+        while batches := list(islice(loader, share.passes)):
             yield batches
     except UserError as error:  # a loader process puts its stack trace before the message
         raise UserError(str(error).strip().splitlines()[-1].removeprefix("fgaseg.errors.UserError: ")) from None
@@ -113,7 +119,8 @@ class Loop:
             total=training.iterations, initial=state.step, unit="it", ncols=100,
             mininterval=0.5 if terminal else 15.0, disable=not self.ranks.first,
         ) as bar:  # fmt: skip
-            for batches in _batches(stream, training, self.ranks, state.step, self.cadence.workers):
+            share = Share(training, self.ranks, state.step, self.cadence.images_per_pass)
+            for batches in _batches(stream, share, self.cadence.workers):
                 terms, norm = self.step(batches)
                 self.watch.steps += 1
                 bar.update()

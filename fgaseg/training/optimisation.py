@@ -14,7 +14,7 @@ from fgaseg.training.losses import Losses
 from fgaseg.training.ranks import Ranks
 from fgaseg.training.state import TrainingState
 
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d)
 _TYPES: dict[Precision, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Batch = tuple[Tensor, Tensor, Sequence[str]]
@@ -60,8 +60,7 @@ class DivergedElsewhereError(UserError):
 class Step:
     """One step of the optimiser: the mean loss of the global batch, its clipped gradient, an update.
 
-    The mean is over groups of `micro_batch` images, each averaged in itself first: how the groups are spread over processes
-    and passes changes nothing but the order of sums.
+    Every loss is a mean over images: how these are spread over processes and passes changes nothing but the order of sums.
     """
 
     def __init__(self, state: TrainingState, params: Params, tokens: Tensor, ranks: Ranks) -> None:
@@ -81,6 +80,7 @@ class Step:
         with autocast:
             text = self.model.clip.encode_text(self.tokens)
         features = text.detach().requires_grad_(text.requires_grad)
+        count = sum(len(images) for images, _, _ in batches)
         found: list[dict[str, Tensor]] = []
         for images, labels, names in batches:
             last = len(found) == len(batches) - 1
@@ -90,10 +90,11 @@ class Step:
             with alone:
                 with autocast:
                     terms = self.losses(images.to(device), labels.to(device), text if last else features)
-                scaler.scale(terms["loss"] / len(batches)).backward()
-            found.append({name: term.detach() for name, term in terms.items()})
+                shares = {name: term * (len(images) / count) for name, term in terms.items()}
+                scaler.scale(shares["loss"]).backward()
+            found.append({name: term.detach() for name, term in shares.items()})
             self._check_finite(found[-1], names)
-        return {name: torch.stack([terms[name] for terms in found]).mean() for name in found[0]}
+        return {name: torch.stack([shares[name] for shares in found]).sum() for name in found[0]}
 
     def _check_finite(self, terms: dict[str, Tensor], names: Sequence[str]) -> None:
         values = torch.stack(list(terms.values())).tolist()

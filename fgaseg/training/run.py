@@ -128,7 +128,12 @@ def _train_run(plan: Plan, run_id: str, launch: Launch, ranks: Ranks) -> Path:
             params,
             names,
             ranks,
-            Cadence(launch.log_every, launch.checkpoint_seconds[plan.scale], launch.workers),
+            Cadence(
+                launch.log_every,
+                launch.checkpoint_seconds[plan.scale],
+                launch.images_per_pass[plan.scale],
+                launch.workers,
+            ),
             metrics=metrics,
             checkpoint=checkpoint,
             validate=validate,
