@@ -125,7 +125,7 @@ class Measured:
         seconds = [line.seconds_per_iteration for line in lines if line.seconds_per_iteration]
         others = {str(start.world) for start in read_starts(folder) if start.world != world}
         if seconds and others:
-            self.notes.append(f"passes over run {run}: trained by {', '.join(others)} processes, not {world}")
+            self.notes.append(f"passes over run {run}: its training had {', '.join(others)} process(es), not {world}")
         elif seconds:
             self.iterations[run] = median(seconds)
             found = [b.time - a.time for a, b in pairwise(lines) if a.step == b.step and a.seconds_per_iteration]
@@ -173,7 +173,7 @@ class Costs:
         found = self._filled("an iteration", self.runs, self.measured.iterations, self.backbones)
         if found is None:
             raise UserError(
-                f"{self.plan.paths.results / 'runs'}: no training by {self.world} processes has been measured yet; "
+                f"{self.plan.paths.results / 'runs'}: no training by {self.world} process(es) has been measured yet; "
                 "give --seconds-per-iteration, or train one run first"
             )
         return found

@@ -150,8 +150,10 @@ def test_what_is_given_counts_for_all_whatever_was_measured(plan: Plan) -> None:
 def test_another_number_of_processes_is_no_measure(plan: Plan) -> None:
     run = runs_with(plan, "base")[0]
     measure(plan, run, 9.0, world=1)
-    assert Measured(plan, WORLD).notes == [f"passes over run {run}: trained by 1 processes, not 8"]
-    with pytest.raises(UserError, match="no training by 8 processes has been measured yet; give --seconds-per-iteration, or"):
+    assert Measured(plan, WORLD).notes == [f"passes over run {run}: its training had 1 process(es), not 8"]
+    with pytest.raises(
+        UserError, match=r"no training by 8 process\(es\) has been measured yet; give --seconds-per-iteration, or"
+    ):
         Costs(plan, "all", WORLD)
 
 
@@ -332,7 +334,7 @@ def test_sizes_are_in_the_unit_that_suits_them(count: float, text: str) -> None:
     [
         (
             (),
-            "results/paper/runs: no training by 8 processes has been measured yet; give --seconds-per-iteration, or train one",
+            "results/paper/runs: no training by 8 process(es) has been measured yet; give --seconds-per-iteration, or",
         ),
         (("--scope", "everything"), "--scope: 'everything' is unknown; choose main, all, fidelity"),
         (("--seconds-per-iteration", "-1"), "--seconds-per-iteration: -1: a number above 0 is expected"),

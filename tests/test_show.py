@@ -75,7 +75,7 @@ def test_an_evaluated_row_shows_scores_and_what_made_it(plan: Plan) -> None:
     write_evaluation(plan, row, 0.4, training=origin(plan, git_commit="abc", code="0ld", packages={"torch": "9.9"}))
     text = show(plan, "table_7", 3)
     assert re.search(r"trained by +commit +abc\n +code +0ld\n.*\n.*\n +packages +torch 9\.9\n", text)
-    made_by = rf"{'0' * 40}\n +code +{code_fingerprint()}\n +data +untracked\n +revision +training 1, evaluation 1"
+    made_by = rf"{'0' * 40}\n +code +{code_fingerprint()}\n +data +untracked\n +revision +training 2, evaluation 1"
     assert re.search(rf"evaluated by +commit +{made_by}", text)
     assert re.search(r"mIoU +a-847 \d\d\.\d, .*mean \d\d\.\d\n", text)
     assert "seed 0: done; made by other code than the present one, same revision\n" in text
