@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from cluster import wait_until
 from project import DATASETS, Project, write_project
 
-from fgaseg.training.metrics import read_metrics
+from fgaseg.training.metrics import VALIDATION, read_metrics
+from fgaseg.training.starts import read_starts
 
 STEPS = 8
 COMMAND = str(Path(sys.executable).parent / "fgaseg")
@@ -63,6 +65,41 @@ def test_a_training_killed_twice_ends_in_the_same_weights_bit_for_bit(untrained:
     losses = [[(line["step"], line["loss"]) for line in lines if "loss" in line] for lines in curves]
     assert losses[0] == losses[1]
     assert [step for step, _ in losses[0]] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_a_training_that_is_asked_to_end_saves_first_and_loses_nothing(
+    untrained: Project, tmp_path: Path, number: signal.Signals
+) -> None:
+    project = untrained.copy(tmp_path / "asked")
+    project.edit("params/launch.yaml", "sample: 0", "sample: 600")  # no checkpoint but that one
+    run, _ = project.ids("table_1", 2)
+    folder = project.results / "runs" / run
+    command = ["env", "--default-signal=INT", COMMAND, "train", run]
+    with subprocess.Popen(command, cwd=project.root, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: read_metrics(folder / "metrics.jsonl"), 240, "an iteration is logged")
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 128 + number
+    reached = read_metrics(folder / "metrics.jsonl")[-1]["step"]
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"step_{reached:08d}.pt"]
+    assert reached < STEPS
+    assert f"continuing from iteration {reached} " in project.succeed("train", run).err
+    assert [start.step for start in read_starts(folder)] == [0, reached]
+    assert (folder / "model.safetensors").exists()
+
+
+def test_a_validation_that_was_cut_short_is_made_up_for(untrained: Project, tmp_path: Path) -> None:
+    """A checkpoint is saved before the validation of its iteration, and the next start begins with that one."""
+    project = untrained.copy(tmp_path / "cut short")
+    run, _ = project.ids("table_1", 2)
+    train_and_kill(project, run, 4)
+    folder = project.results / "runs" / run
+    for path in (folder / "checkpoints").iterdir():
+        if path.name > "step_00000003.pt":
+            path.unlink()
+    assert "continuing from iteration 3 " in project.succeed("train", run).err
+    steps = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if VALIDATION in line]
+    assert steps == [3, 6, STEPS]
 
 
 def test_a_training_continued_by_other_code_names_both_and_leaves_no_checkpoint(untrained: Project, tmp_path: Path) -> None:
