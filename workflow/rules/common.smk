@@ -59,6 +59,11 @@ def where_to_train(wildcards):
     return "slurm" if workflow.non_local_exec else "here"
 
 
+def all_cores(wildcards):
+    """Those of this machine; a job of its own on the cluster is alone on its node anyway."""
+    return 1 if workflow.non_local_exec else workflow.cores
+
+
 def backbone_file(params):
     return str(PLAN.paths.vlm(params.vlm.backbone))
 

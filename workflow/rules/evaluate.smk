@@ -41,9 +41,10 @@ rule timing:
         f"{LOGS}/timing/{{table}}.log",
     conda:
         ENVIRONMENT
-    threads: lambda wildcards: workflow.cores
+    threads: all_cores
     resources:
         **CLUSTER,
+        slurm_extra="--exclusive",
         mem_mb=MEMORY_MB,
         gpu=GPUS,
         runtime=120,
