@@ -45,7 +45,10 @@ class Paths:
         return self.results / "vlm" / f"{backbone}-{self.weights[backbone]}.pt"
 
     def run(self, run_id: str) -> Path:
-        """A training: params.json, metrics.jsonl, model.safetensors; checkpoints/ until it is finished."""
+        """A training: params.json, starts.jsonl, metrics.jsonl, model.safetensors; checkpoints/ until it is finished.
+
+        On a cluster also job.json, its newest job, and slurm/, the logs of all its processes; with a server tracking.log.
+        """
         return self.results / "runs" / run_id
 
     def timing(self, table: str) -> Path:

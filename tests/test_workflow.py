@@ -52,6 +52,12 @@ def test_all_plans_the_whole_paper_without_any_data(project: Path, scale: Scale)
     assert found == (37, len(plan.evaluations_of("all")), 7, 2, 1)
 
 
+def test_the_slurm_profile_plans_the_same_jobs(project: Path) -> None:
+    here, there = (snakemake(project, "-n", *profile, "--", "all") for profile in ([], ["--profile", "slurm"]))
+    assert there.returncode == 0, there.stderr
+    assert jobs(there.stdout + there.stderr) == jobs(here.stdout + here.stderr)
+
+
 def test_main_is_the_default_target_and_needs_one_training(project: Path) -> None:
     planned = snakemake(project, "-n")
     counts = jobs(planned.stdout + planned.stderr)
