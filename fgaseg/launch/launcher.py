@@ -107,25 +107,24 @@ class _Launcher:
         """Wait, but not longer than until Ctrl-C."""
         if not self.interrupted.wait(seconds):
             return
-        record = self.record
-        if record is not None and record.job:
-            self._cancel(record)
+        try:
+            self._cancel()
+        except slurm.BusyError as error:
+            log.error("interrupted, but %s; cancel the job yourself: scancel --name %s", error, self.name)
         raise SystemExit(130)
 
-    def _cancel(self, record: JobRecord) -> None:
-        """Cancel the job and see it leave the queue."""
-        try:
-            slurm.cancel(record.job)
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline and not slurm.state(record.job).ended:
-                threading.Event().wait(0.5)
-        except slurm.BusyError as error:
-            log.error(
-                "interrupted, but job %s could not be cancelled (%s); do it with `scancel %s`", record.job, error, record.job
-            )
+    def _cancel(self) -> None:
+        """Cancel the job, if there is one, and see it leave the queue."""
+        job = (self.record and self.record.job) or slurm.find(self.name)
+        if not job:
             return
-        self._note(replace(record, state="CANCELLED", reason="Ctrl-C", checked=time.time()))
-        log.warning("interrupted: job %s is cancelled; start again to go on from its last checkpoint", record.job)
+        slurm.cancel(job)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not slurm.state(job).ended:
+            threading.Event().wait(0.5)
+        if self.record is not None:
+            self._note(replace(self.record, job=job, state="CANCELLED", reason="Ctrl-C", checked=time.time()))
+        log.warning("interrupted: job %s is cancelled; start again to go on from its last checkpoint", job)
 
     def _note(self, record: JobRecord) -> None:
         self.record = record
@@ -169,11 +168,11 @@ class _Launcher:
         while found is None:
             try:
                 found = slurm.submit(job, self.logs, self.name, cluster)
+            except UserError as error:
+                raise self._given_up(str(error)) from None
             except slurm.BusyError as error:
                 if time.monotonic() > deadline:
-                    raise UserError(
-                        f"{error}; SLURM has not answered for {PATIENCE_SECONDS:.0f} s; start again later"
-                    ) from None
+                    raise self._given_up(f"{error}; no answer for {PATIENCE_SECONDS:.0f} s; start again later") from None
                 log.warning("%s; trying again", error)
                 self._pause(ASK_SECONDS)
                 found = self._find()  # it may have taken the job without being able to say so

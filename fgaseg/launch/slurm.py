@@ -58,11 +58,10 @@ class BusyError(Exception):
 
 @dataclass(frozen=True)
 class JobState:
-    """SLURM's word for a job's state, why it is waiting, and how often SLURM has started it anew."""
+    """SLURM's word for a job's state, and why it is waiting."""
 
     state: str
     reason: str = ""
-    restarts: int = 0
 
     @property
     def ended(self) -> bool:
@@ -149,8 +148,8 @@ def state(job: str) -> JobState:
         if "invalid job id" not in str(error).lower():
             raise
     else:
-        found = dict(re.findall(r"(JobState|Reason|Restarts)=(\S+)", text))
-        return JobState(found["JobState"], found.get("Reason", "").replace("None", ""), int(found.get("Restarts", 0)))
+        found = dict(re.findall(r"(JobState|Reason)=(\S+)", text))
+        return JobState(found["JobState"], found.get("Reason", "").replace("None", ""))
     try:
         text = _ask("sacct", "--allocations", "--noheader", "--parsable2", "--jobs", job, "--format", "State")
     except (BusyError, FileNotFoundError):  # no accounting
