@@ -229,8 +229,12 @@ def test_what_the_cluster_or_the_launcher_refuses_is_one_line_that_names_the_key
     project: Project, old: str, new: str, words: list[str]
 ) -> None:
     project.edit(LAUNCH, old, new)
-    assert_says(refusal(project, default_run(project)), LAUNCH, *words)
+    run = default_run(project)
+    message = refusal(project, run)
+    assert_says(message, LAUNCH, *words)
     assert not list(project.results.glob("runs/*/checkpoints"))
+    record = read_record(project.results / "runs" / run)  # where SLURM was asked
+    assert record is None or message == f"fgaseg: {record.error}"
 
 
 def test_more_gpus_than_a_node_has_are_refused(project: Project) -> None:
