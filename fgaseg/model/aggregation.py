@@ -1,13 +1,33 @@
 """Propagation of the class maps: spatial, then class aggregation (method, section 4; form of the released code).
 
-Axes: N = B K maps, D hidden channels, G guidance channels, h x w patch grid, M heads.
+Axes: B images, K classes, n of them at a time, D hidden channels, G guidance channels, h x w patch grid, M heads. Channels come
+last: each position of a class's map is a token.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from timm.layers.mlp import Mlp
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
+
+from fgaseg.model.chunks import Chunks
+
+
+class GuidedLinear(nn.Linear):
+    """A linear map of tokens beside guidance, which is a sum: guidance that many tokens share is mapped once for all."""
+
+    def __init__(self, dim: int, guidance_dim: int) -> None:
+        super().__init__(dim + guidance_dim, dim)
+
+    def of_guidance(self, guidance: Tensor) -> Tensor:
+        """(..., G) -> (..., D), the bias included."""
+        return F.linear(guidance, self.weight[:, self.out_features :], self.bias)
+
+    def forward(self, tokens: Tensor, mapped: Tensor) -> Tensor:
+        """Tokens (..., D) and their guidance as `of_guidance` has mapped it, which may be broadcast -> (..., D)."""
+        return F.linear(tokens, self.weight[:, : self.out_features]).add_(mapped)
 
 
 class GuidedWindowAttention(nn.Module):
@@ -16,17 +36,21 @@ class GuidedWindowAttention(nn.Module):
     def __init__(self, dim: int, guidance_dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(dim + guidance_dim, dim)
-        self.k = nn.Linear(dim + guidance_dim, dim)
+        self.q, self.k = GuidedLinear(dim, guidance_dim), GuidedLinear(dim, guidance_dim)
         self.v = nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, guidance: Tensor, mask: Tensor | None) -> Tensor:
-        """x (W, T, D) and guidance (W, T, G) of W windows of T tokens, mask (W, T, T) bool, True where visible."""
-        guided = torch.cat([x, guidance], -1)
-        q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (self.q(guided), self.k(guided), self.v(x)))
-        out = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None])
-        return self.proj(out.transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, guidance: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """x (n, W, T, D), W windows of T tokens; mapped guidance of queries and keys (W, T, D), mask (W, T, T) bool."""
+
+        def split(t: Tensor) -> Tensor:
+            return t.flatten(0, 1).unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+        q, k, v = split(self.q(x, guidance[0])), split(self.k(x, guidance[1])), split(self.v(x))
+        visible = None if mask is None else mask[:, None].repeat(len(x), 1, 1, 1)
+        out = F.scaled_dot_product_attention(q, k, v, visible)
+        out = self.proj(out.transpose(1, 2).flatten(2))
+        return out.view(x.shape)
 
 
 def shifted_window_mask(height: int, width: int, window: int, shift: int) -> Tensor:
@@ -44,6 +68,13 @@ def shifted_window_mask(height: int, width: int, window: int, shift: int) -> Ten
     return windows[:, :, None] == windows[:, None, :]
 
 
+class WindowGuidance(NamedTuple):
+    """What a Swin block needs of one image, the same for all of its classes: `GuidedWindowAttention`'s last arguments."""
+
+    mapped: tuple[Tensor, Tensor]
+    mask: Tensor | None
+
+
 class GuidedSwinBlock(nn.Module):
     """A Swin block over each class's map, guided by the image."""
 
@@ -55,19 +86,30 @@ class GuidedSwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, dim * mlp_ratio)
 
-    def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
-        """x (N, h, w, D), guidance (N, h, w, G) -> (N, h, w, D)."""
-        n, height, width, _ = x.shape
+    def _windows(self, x: Tensor) -> Tensor:
+        """(n, h, w, D) -> (n, W, T, D)."""
+        if self.shift:
+            x = torch.roll(x, (-self.shift, -self.shift), (1, 2))
+        return window_partition(x, (self.window, self.window)).flatten(1, 2).unflatten(0, (len(x), -1))
+
+    def _map(self, windows: Tensor, height: int, width: int) -> Tensor:
+        """What undoes `_windows`."""
         size = (self.window, self.window)
-        a, g, mask = self.norm1(x), guidance, None
+        x = window_reverse(windows.flatten(0, 1).unflatten(1, size), size, height, width)
+        return torch.roll(x, (self.shift, self.shift), (1, 2)) if self.shift else x
+
+    def guide(self, guidance: Tensor) -> WindowGuidance:
+        """Vision guidance (h, w, G) of one image, normalised."""
+        mask = None
         if self.shift:
-            a, g = (torch.roll(t, (-self.shift, -self.shift), (1, 2)) for t in (a, g))
-            mask = shifted_window_mask(height, width, self.window, self.shift).to(x.device).repeat(n, 1, 1)
-        a, g = (window_partition(t, size).flatten(1, 2) for t in (a, g))
-        a = window_reverse(self.attention(a, g, mask).unflatten(1, size), size, height, width)
-        if self.shift:
-            a = torch.roll(a, (self.shift, self.shift), (1, 2))
-        x = x + a
+            mask = shifted_window_mask(*guidance.shape[:2], self.window, self.shift).to(guidance.device)
+        g = self._windows(guidance[None])[0]
+        return WindowGuidance((self.attention.q.of_guidance(g), self.attention.k.of_guidance(g)), mask)
+
+    def forward(self, x: Tensor, guidance: WindowGuidance) -> Tensor:
+        """x (n, h, w, D) -> (n, h, w, D)."""
+        attended = self.attention(self._windows(self.norm1(x)), *guidance)
+        x = x + self._map(attended, *x.shape[1:3])
         return x + self.mlp(self.norm2(x))
 
 
@@ -81,14 +123,17 @@ class SpatialAggregation(nn.Module):
             GuidedSwinBlock(dim, guidance_dim, heads, window, shift, mlp_ratio) for shift in (0, window // 2)
         )
 
-    def forward(self, maps: Tensor, guidance: Tensor) -> Tensor:
-        """maps (B, K, D, h, w), vision guidance (B, G, h, w) -> (B, K, D, h, w)."""
-        batch, classes = maps.shape[:2]
-        x = maps.flatten(0, 1).permute(0, 2, 3, 1)
-        g = self.guidance_norm(guidance.permute(0, 2, 3, 1)).repeat_interleave(classes, 0)
-        for block in self.blocks:
-            x = block(x, g)
-        return x.permute(0, 3, 1, 2).unflatten(0, (batch, classes))
+    def forward(self, maps: Tensor, guidance: Tensor, chunks: Chunks) -> Tensor:
+        """maps (B, K, h, w, D), vision guidance (B, G, h, w) -> (B, K, h, w, D)."""
+        normed = self.guidance_norm(guidance.permute(0, 2, 3, 1))
+        guides = [[block.guide(g) for block in self.blocks] for g in normed]
+
+        def both(image: int, x: Tensor) -> Tensor:
+            for block, guide in zip(self.blocks, guides[image], strict=True):
+                x = block(x, guide)
+            return x
+
+        return chunks.by_class(both, maps)
 
 
 class ClassAggregation(nn.Module):
@@ -102,49 +147,62 @@ class ClassAggregation(nn.Module):
         super().__init__()
         self.heads, self.pooling, self.class_cap = heads, pooling, class_cap
         self.norm1 = nn.LayerNorm(dim)
-        self.q = nn.Linear(dim + guidance_dim, dim)
-        self.k = nn.Linear(dim + guidance_dim, dim)
+        self.q, self.k = GuidedLinear(dim, guidance_dim), GuidedLinear(dim, guidance_dim)
         self.v = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, dim * mlp_ratio, act_layer=nn.ReLU)
         self.padding_map = nn.Parameter(torch.zeros(dim))
         self.padding_guidance = nn.Parameter(torch.zeros(guidance_dim))
 
-    def _attend(self, x: Tensor, guidance: Tensor) -> Tensor:
-        """x (S, K, D), guidance (S, K, G), S positions -> (S, K, D)."""
-        guided = torch.cat([x, guidance], -1)
+    def _padding(self, classes: int) -> tuple[Tensor, Tensor]:
+        """What the padding tokens of one position add to the sums of attention: (M, D / M, D / M) and (M, D / M)."""
+        count = max(self.class_cap - classes, 0)
         pad = self.norm1(self.padding_map)
-        pad_guided = torch.cat([pad, self.padding_guidance])
-        count = max(self.class_cap - x.shape[1], 0)
+        k = F.elu(self.k(pad, self.k.of_guidance(self.padding_guidance))) + 1
+        k, v = (t.unflatten(0, (self.heads, -1)) for t in (k, self.v(pad)))
+        return count * k[:, :, None] * v[:, None], count * k
+
+    def _attend(self, x: Tensor, guidance: tuple[Tensor, Tensor], padding: tuple[Tensor, Tensor]) -> Tensor:
+        """x (K, S, D), S positions; mapped guidance of queries and keys (K, 1, D) -> (K, S, D)."""
+        classes, positions, _ = x.shape
 
         def split(t: Tensor) -> Tensor:
-            return t.unflatten(-1, (self.heads, -1))
+            """(K, S, D) -> (S M, K, D / M), without a copy."""
+            return t.view(classes, positions * self.heads, -1).transpose(0, 1)
 
-        q, k, v = F.elu(split(self.q(guided))) + 1, F.elu(split(self.k(guided))) + 1, split(self.v(x))
-        pad_k, pad_v = F.elu(split(self.k(pad_guided))) + 1, split(self.v(pad))
-        memory = torch.einsum("skmc,skme->smce", k, v) + count * torch.einsum("mc,me->mce", pad_k, pad_v)
-        total = k.sum(1) + count * pad_k
-        weight = 1 / (torch.einsum("skmc,smc->skm", q, total) + 1e-6)
-        return torch.einsum("skmc,smce,skm->skme", q, memory, weight).flatten(2)
+        q, k, v = (split(t) for t in (F.elu(self.q(x, guidance[0])) + 1, F.elu(self.k(x, guidance[1])) + 1, self.v(x)))
+        memory, total = (t.repeat(positions, *[1] * (t.dim() - 1)) for t in padding)
+        memory = memory + k.transpose(1, 2) @ v
+        total = total + k.sum(1)
+        out = (q @ memory) / (q @ total[:, :, None] + 1e-6)
+        return out.transpose(0, 1).reshape(x.shape)
 
-    def forward(self, maps: Tensor, guidance: Tensor) -> Tensor:
-        """maps (B, K, D, h, w), text guidance (B, K, G) -> (B, K, D, h, w).
+    def _change(self, x: Tensor, guidance: tuple[Tensor, Tensor], padding: tuple[Tensor, Tensor]) -> Tensor:
+        """What the block adds to x (K, S, D)."""
+        attended = self._attend(self.norm1(x), guidance, padding)
+        return attended + self.mlp(self.norm2(x + attended))
+
+    def forward(self, maps: Tensor, guidance: Tensor, chunks: Chunks) -> Tensor:
+        """maps (B, K, h, w, D), text guidance (B, K, G) -> (B, K, h, w, D).
 
         Training pools the maps before and interpolates the change back; evaluation works at full size. The released
         code interpolates the block's whole output and so adds its input twice: only the change is added here.
         """
-        batch, classes, _, height, width = maps.shape
-        flat = maps.flatten(0, 1)
-        pooled = F.avg_pool2d(flat, self.pooling) if self.training and self.pooling > 1 else flat
-        small = pooled.shape[-2:]
-        x = pooled.unflatten(0, (batch, classes)).permute(0, 3, 4, 1, 2).flatten(0, 2)
-        g = guidance[:, None].expand(-1, small[0] * small[1], -1, -1).flatten(0, 1)
-        y = x + self._attend(self.norm1(x), g)
-        y = y + self.mlp(self.norm2(y))
-        change = (y - x).unflatten(0, (batch, *small)).permute(0, 3, 4, 1, 2).flatten(0, 1)
-        if small != (height, width):
-            change = F.interpolate(change, size=(height, width), mode="bilinear", align_corners=False)
-        return (flat + change).unflatten(0, (batch, classes))
+        padding = self._padding(maps.shape[1])
+        pooled = self.training and self.pooling > 1
+        out = []
+        for x, g in zip(maps.unbind(0), guidance.unsqueeze(2).unbind(0), strict=True):
+            mapped = self.q.of_guidance(g), self.k.of_guidance(g)
+            small = F.avg_pool2d(x.permute(0, 3, 1, 2), self.pooling).permute(0, 2, 3, 1) if pooled else x
+            tokens = small.flatten(1, 2)
+            if pooled:
+                change = chunks.by_position(lambda t, m=mapped: self._change(t, m, padding), tokens).view(small.shape)
+                resized = F.interpolate(change.permute(0, 3, 1, 2), size=x.shape[1:3], mode="bilinear", align_corners=False)
+                out.append(x + resized.permute(0, 2, 3, 1))
+            else:
+                changed = chunks.by_position(lambda t, m=mapped: t + self._change(t, m, padding), tokens)
+                out.append(changed.view(x.shape))
+        return torch.stack(out)
 
 
 class Propagation(nn.Module):
@@ -159,8 +217,8 @@ class Propagation(nn.Module):
             ClassAggregation(dim, guidance_dim, heads, mlp_ratio, pooling, class_cap) for _ in range(blocks)
         )
 
-    def forward(self, maps: Tensor, vision_guidance: Tensor, text_guidance: Tensor) -> Tensor:
-        """maps (B, K, D, h, w), guidance (B, G, h, w) and (B, K, G) -> (B, K, D, h, w)."""
+    def forward(self, maps: Tensor, vision_guidance: Tensor, text_guidance: Tensor, chunks: Chunks) -> Tensor:
+        """maps (B, K, h, w, D), guidance (B, G, h, w) and (B, K, G) -> (B, K, h, w, D)."""
         for spatial, across in zip(self.spatial, self.classes, strict=True):
-            maps = across(spatial(maps, vision_guidance), text_guidance)
+            maps = across(spatial(maps, vision_guidance, chunks), text_guidance, chunks)
         return maps

@@ -1,10 +1,13 @@
 """The decoder: from class maps on the patch grid to one logit per class at four times its resolution (method, section 5)."""
 
 from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fgaseg.model.chunks import Chunks
 from fgaseg.model.fast import Selection, take
 from fgaseg.model.supplementation import Fuse, Fusion
 
@@ -16,7 +19,7 @@ def double_conv(inputs: int, outputs: int) -> nn.Sequential:
         layers += [
             nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
             nn.GroupNorm(max(1, outputs // 16), outputs),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)
 
@@ -33,6 +36,30 @@ class GuidanceUpsampling(nn.Module):
         return torch.relu(self.conv(self.up(feature)))
 
 
+class Raised(NamedTuple):
+    """`ConvTranspose2d` x2, concatenation of guidance and a 3 x 3 convolution, as one step.
+
+    The two convolutions have nothing between them, so they are one transposed convolution: `kernel` (D, D', 4, 4). What the
+    guidance and the first one's bias add is the same for all classes of an image: `constant` (B, D', 2H, 2W).
+    """
+
+    kernel: Tensor
+    constant: Tensor
+
+    def __call__(self, image: int, x: Tensor) -> Tensor:
+        """Maps (n, D, H, W) of the image with this number -> (n, D', 2H, 2W)."""
+        return F.conv_transpose2d(x, self.kernel, stride=2, padding=1).add_(self.constant[image])
+
+
+def raise_resolution(up: nn.ConvTranspose2d, conv: nn.Conv2d, guidance: Tensor) -> Raised:
+    """Prepare `conv(cat([up(x), guidance]))` for guidance (B, G, 2H, 2W); G may be 0."""
+    assert up.bias is not None
+    inner = up.out_channels
+    kernel = F.conv2d(up.weight, conv.weight[:, :inner], padding=2).contiguous(memory_format=torch.channels_last)
+    bias = up.bias[None, :, None, None].expand(len(guidance), -1, *guidance.shape[2:]).to(guidance.dtype)
+    return Raised(kernel, F.conv2d(torch.cat([bias, guidance], 1), conv.weight, padding=1))
+
+
 class DecoderStage(nn.Module):
     """Transposed convolution x2, concatenation of guidance, two convolutions."""
 
@@ -41,10 +68,13 @@ class DecoderStage(nn.Module):
         self.up = nn.ConvTranspose2d(inputs, inputs - guidance, 2, 2)
         self.conv = double_conv(inputs, outputs)
 
-    def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
-        """x (B K, D, H, W), guidance (B, G, 2H, 2W) -> (B K, D', 2H, 2W)."""
-        classes = x.shape[0] // guidance.shape[0]
-        return self.conv(torch.cat([self.up(x), guidance.repeat_interleave(classes, 0)], 1))
+    def guide(self, guidance: Tensor) -> Raised:
+        """Guidance (B, G, 2H, 2W)."""
+        return raise_resolution(self.up, cast(nn.Conv2d, self.conv[0]), guidance)
+
+    def forward(self, image: int, x: Tensor, raised: Raised) -> Tensor:
+        """x (n, H, W, D) of the image with this number -> (n, 2H, 2W, D')."""
+        return self.conv[1:](raised(image, x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
 
 class Decoder(nn.Module):
@@ -74,20 +104,49 @@ class Decoder(nn.Module):
             self.fuse = nn.ModuleList([Fuse(dim, fusion), Fuse(channels[0], fusion)])
             self.lcs_up = nn.Sequential(nn.ConvTranspose2d(dim, lcs_channels, 2, 2), double_conv(lcs_channels, channels[0]))
 
-    def forward(self, maps: Tensor, lcs: Tensor | None, clip_features: Sequence[Tensor], select: Selection) -> Tensor:
-        """maps and embedded LCS (B, K, D, h, w), CLIP features (B, width, h, w) each -> logits (B, k, 4h, 4w).
+    def _raise_local(self, features: Tensor) -> Raised:
+        """The first steps of `lcs_up` for a batch whose maps are as large as `features` (B, ..., h, w): no guidance there."""
+        height, width = features.shape[2:]
+        none = features.new_zeros(1, 0, 2 * height, 2 * width)
+        return raise_resolution(self.lcs_up[0], self.lcs_up[1][0], none)
+
+    def forward(
+        self, maps: Tensor, lcs: Tensor | None, clip_features: Sequence[Tensor], select: Selection, chunks: Chunks
+    ) -> Tensor:
+        """maps and embedded LCS (B, K, h, w, D), CLIP features (B, width, h, w) each -> logits (B, k, 4h, 4w).
 
         The fast decoder's head before a stage reads the maps before the local ones are fused in again, so that a
         dropped class is spared that fusion too.
         """
-        batch = maps.shape[0]
-        guidance = [up(feature) for up, feature in zip(self.guidance, clip_features, strict=True)]
-        for i, stage in enumerate(self.stages):
+        stages = cast("list[DecoderStage]", list(self.stages))
+        raised = [
+            stage.guide(up(feature)) for stage, up, feature in zip(stages, self.guidance, clip_features, strict=True)
+        ]
+        raised_local = None if self.fuse is None else self._raise_local(clip_features[0])
+
+        def first(image: int, x: Tensor, local: Tensor | None = None) -> Tensor:
+            if self.fuse is not None:
+                x = self.fuse[0](x, local)
+            return stages[0](image, x, raised[0])
+
+        def second(image: int, x: Tensor, local: Tensor | None = None) -> Tensor:
+            if self.fuse is not None and raised_local is not None and local is not None:
+                fine = self.lcs_up[1][1:](raised_local(0, local.permute(0, 3, 1, 2)))
+                x = self.fuse[1](x, fine.permute(0, 2, 3, 1))
+            x = stages[1](image, x, raised[1])
+            return self.head(x.permute(0, 3, 1, 2)).squeeze(1)
+
+        def both(image: int, x: Tensor, *local: Tensor) -> Tensor:
+            return second(image, first(image, x, *local), *local)
+
+        if not select.active:
+            return chunks.by_class(both, maps, *_given(lcs))
+        for stage in (first, second):
             chosen = select(maps)
             maps, lcs = take(maps, chosen), take(lcs, chosen)
-            x = maps.flatten(0, 1)
-            if self.fuse is not None and lcs is not None:
-                local = lcs.flatten(0, 1)
-                x = self.fuse[i](x, local if i == 0 else self.lcs_up(local))
-            maps = stage(x, guidance[i]).unflatten(0, (batch, -1))
-        return self.head(maps.flatten(0, 1)).squeeze(1).unflatten(0, (batch, -1))
+            maps = chunks.by_class(stage, maps, *_given(lcs))
+        return maps
+
+
+def _given(maps: Tensor | None) -> list[Tensor]:
+    return [] if maps is None else [maps]

@@ -18,6 +18,11 @@ def auxiliary_heads(channels: Sequence[int]) -> nn.ModuleList:
     return nn.ModuleList(nn.Conv2d(c, 1, 3, padding=1) for c in channels)
 
 
+def _one_channel(head: nn.Conv2d, maps: Tensor) -> Tensor:
+    """Maps (B, K, h, w, D) -> (B, K, h, w)."""
+    return head(maps.flatten(0, 1).permute(0, 3, 1, 2)).squeeze(1).unflatten(0, maps.shape[:2])
+
+
 def best_classes(logits: Tensor, top_n: int) -> Tensor:
     """The classes that are among the `top_n` highest of some pixel of some image: logits (B, K, h, w) -> indices (k,).
 
@@ -53,18 +58,22 @@ class Selection:
         self.kept: list[int] = []
         self.classes: Tensor | None = None
 
+    @property
+    def active(self) -> bool:
+        """Whether the heads look at the maps at all."""
+        return self._heads is not None
+
     def __call__(self, maps: Tensor) -> Tensor | None:
-        """Maps (B, K, D, h, w) at the next head -> the indices (k,) among their classes that go on, None for all."""
+        """Maps (B, K, h, w, D) at the next head -> the indices (k,) among their classes that go on, None for all."""
         if self._heads is None:
             return None
-        batch, count = maps.shape[:2]
+        count = maps.shape[1]
         head = cast(nn.Conv2d, self._heads[len(self.kept)])
         chosen = None
         if self._training:
-            self.logits.append(head(maps.flatten(0, 1)).squeeze(1).unflatten(0, (batch, count)))
+            self.logits.append(_one_channel(head, maps))
         elif self._top_n is not None and self._top_n < count:
-            logits = head(maps.flatten(0, 1)).squeeze(1).unflatten(0, (batch, count))
-            chosen = best_classes(logits, self._top_n)
+            chosen = best_classes(_one_channel(head, maps), self._top_n)
             self.classes = chosen if self.classes is None else self.classes[chosen]
         self.kept.append(count if chosen is None else len(chosen))
         return chosen

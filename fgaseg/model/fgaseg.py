@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fgaseg.errors import UserError
 from fgaseg.model.aggregation import Propagation
+from fgaseg.model.chunks import Chunks
 from fgaseg.model.clip import DenseCLIP
 from fgaseg.model.decoder import Decoder
 from fgaseg.model.fast import Selection, auxiliary_heads, spread, take
@@ -53,13 +54,15 @@ class PseudoMasks:
 class FGAseg(nn.Module):
     """The whole model around a dense CLIP.
 
-    Images are (B, 3, S, S), normalised with CLIP's statistics and of any side: they are resized to CLIP's input.
+    Images are (B, 3, S, S), normalised with CLIP's statistics and of any side: they are resized to CLIP's input. `chunks` may be
+    set at any time: how many classes are worked on at once, and what training keeps in memory.
     """
 
     def __init__(self, clip: DenseCLIP, params: ModelParams, finetune: Strategy) -> None:
         super().__init__()
         self.params = params
         self.clip = clip
+        self.chunks = Chunks()
         channels, dim, p = clip.embed_dim, params.hidden_dim, params.propagation
         if params.p2tformer.layers and channels % params.p2tformer.heads:
             raise UserError(
@@ -75,11 +78,11 @@ class FGAseg(nn.Module):
             q = params.p2tformer
             self.p2tformer = P2Tformer(channels, q.layers, q.heads, q.gamma, q.gamma_init)
         self.projector = T2PProjector(channels) if params.t2p.weight > 0 else None
-        self.embed_global = MapEmbedding(1, dim, params.embedding_kernel)
+        self.embed_global = MapEmbedding(dim, params.embedding_kernel)
         self.local = None
         if params.lcs.enabled:
             self.local = LocalSimilarity(channels, params.lcs.kernel_size, params.lcs.normalisation)
-            self.embed_local = MapEmbedding(1, dim, params.embedding_kernel)
+            self.embed_local = MapEmbedding(dim, params.embedding_kernel)
             self.fuse = Fuse(dim, params.fusion)
         self.vision_guidance = nn.Conv2d(channels, p.guidance_dim, 3, padding=1)
         self.text_guidance = nn.Linear(channels, p.guidance_dim)
@@ -106,18 +109,18 @@ class FGAseg(nn.Module):
         return self.p2tformer(text, image)
 
     def supplement(self, image: Tensor, text: Tensor, gcs: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Fused pseudo-masks (B, K, D, h, w), the embedded LCS of that shape and the plain LCS (B, K, h, w).
+        """Fused pseudo-masks (B, K, h, w, D), the embedded LCS of that shape and the plain LCS (B, K, h, w).
 
         `text` is (B, K, P, C). Several prompts are averaged, in `gcs` (B, P, K, h, w) and for the local kernels; the
         released code embeds each prompt's map with weights of its own, which is the same with its one prompt.
         """
-        fused = self.embed_global(gcs.mean(1, keepdim=True))
+        similarity = gcs.mean(1)
         if self.local is None:
-            return fused, None, None
+            return self.chunks.by_class(lambda _, each: self.embed_global(each), similarity), None, None
         lcs = self.local(image, text.mean(2))
-        embedded = self.embed_local(lcs[:, None])
-        both = self.fuse(fused.flatten(0, 1), embedded.flatten(0, 1)).unflatten(0, fused.shape[:2])
-        return both, embedded, lcs
+        embedded = self.chunks.by_class(lambda _, each: self.embed_local(each), lcs)
+        fused = self.chunks.by_class(lambda _, each, other: self.fuse(self.embed_global(each), other), similarity, embedded)
+        return fused, embedded, lcs
 
     def _keep(self, gcs: Tensor, shared: bool) -> Tensor | None:
         """Indices (B, cap) of the classes with the highest maximum cosine, in ascending order; None if all are kept.
@@ -162,7 +165,8 @@ class FGAseg(nn.Module):
         maps, embedded, aligned = take(maps, chosen), take(embedded, chosen), take(aligned, chosen)
         vision = torch.relu(self.vision_guidance(image))
         guidance = torch.relu(self.text_guidance(aligned.mean(2)))
-        logits = self.decoder(self.propagation(maps, vision, guidance), embedded, features, select)
+        maps = self.propagation(maps, vision, guidance, self.chunks)
+        logits = self.decoder(maps, embedded, features, select, self.chunks)
         auxiliary = tuple(spread(aux, keep, len(text)) for aux in select.logits)
         if select.classes is not None:
             keep = select.classes.expand(len(images), -1) if keep is None else keep[:, select.classes]
@@ -175,7 +179,7 @@ class FGAseg(nn.Module):
         aligned = self.align(image, text)
         gcs = global_similarity(image, aligned)
         fused, _, lcs = self.supplement(image, aligned, gcs)
-        return PseudoMasks(gcs.mean(1), lcs, fused)
+        return PseudoMasks(gcs.mean(1), lcs, fused.permute(0, 1, 4, 2, 3))
 
 
 def build(clip: DenseCLIP, params: Params) -> FGAseg:

@@ -41,24 +41,29 @@ class LocalSimilarity(nn.Module):
 
 
 class Fuse(nn.Module):
-    """Fuse two maps (N, D, H, W) of one size: `cat` and a linear map back to D channels, or `add`."""
+    """Fuse two maps (..., D) of one shape: `cat` and a linear map back to D channels, or `add`."""
 
     def __init__(self, dim: int, fusion: Fusion) -> None:
         super().__init__()
+        self.dim = dim
         self.linear = nn.Conv2d(2 * dim, dim, 1) if fusion == "cat" else None
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return a + b if self.linear is None else self.linear(torch.cat([a, b], 1))
+        """The linear map of a concatenation is the sum of two linear maps: nothing is concatenated."""
+        if self.linear is None:
+            return a + b
+        weight = self.linear.weight[:, :, 0, 0]
+        return F.linear(b, weight[:, self.dim :], self.linear.bias).add_(F.linear(a, weight[:, : self.dim]))
 
 
 class MapEmbedding(nn.Module):
-    """Embeds the similarity maps of each class into D channels with a convolution of its own kind."""
+    """Embeds the similarity map of each class into D channels with a convolution of its own kind."""
 
-    def __init__(self, inputs: int, dim: int, kernel_size: int) -> None:
+    def __init__(self, dim: int, kernel_size: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, dim, kernel_size, padding=kernel_size // 2)
+        self.conv = nn.Conv2d(1, dim, kernel_size, padding=kernel_size // 2)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, P, K, h, w) -> (B, K, D, h, w)."""
-        batch, _, classes = maps.shape[:3]
-        return self.conv(maps.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, classes))
+        """(n, h, w) -> (n, h, w, D)."""
+        kernel = self.conv.weight.contiguous(memory_format=torch.channels_last)
+        return F.conv2d(maps[:, None], kernel, self.conv.bias, padding=self.conv.padding).permute(0, 2, 3, 1)

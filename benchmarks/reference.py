@@ -1,0 +1,350 @@
+"""The method as it is written down: the yardstick of speed, and the answer that the fast model is tested against.
+
+Each step stands here as the method (and the released code, where the method leaves it open) states it, one operation after the
+other for every class: guidance is concatenated to every class's map, classes are padded up to the cap, attention is a product, a
+softmax and a product. Nothing is shared with `fgaseg.model` but the names of its parameters. What the released code does by
+mistake is left out (its projector in inference, a Python loop over classes, sigmoids in a row).
+
+Axes: B images, K classes, C embedding size, D hidden channels, G guidance channels, h x w patch grid, M heads. One prompt a class.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fgaseg.model.clip import DenseCLIP
+from fgaseg.model.fgaseg import FGAseg
+from fgaseg.schema import Model
+
+Weights = Mapping[str, Tensor]
+DROPPED = -100.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Logits (B, K, 4h, 4w) and, in training, the map `S` of equation 7 of that shape."""
+
+    logits: Tensor
+    alignment: Tensor | None
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The model's own parameters and buffers: gradients reach them."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def part(weights: Weights, name: str) -> dict[str, Tensor]:
+    """The weights below `name`."""
+    return {key.removeprefix(f"{name}."): tensor for key, tensor in weights.items() if key.startswith(f"{name}.")}
+
+
+def linear(weights: Weights, x: Tensor) -> Tensor:
+    return F.linear(x, weights["weight"], weights.get("bias"))
+
+
+def layer_norm(weights: Weights, x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], weights["weight"], weights["bias"])
+
+
+def conv(weights: Weights, x: Tensor) -> Tensor:
+    return F.conv2d(x, weights["weight"], weights.get("bias"), padding=weights["weight"].shape[-1] // 2)
+
+
+def transposed_conv(weights: Weights, x: Tensor) -> Tensor:
+    return F.conv_transpose2d(x, weights["weight"], weights["bias"], stride=weights["weight"].shape[-1])
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(N, T, D) -> (N, M, T, D / M)."""
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:
+    """Softmax attention over (N, T, D); `visible` (N or 1, 1, T, T) is False where a query must not look."""
+    q, k, v = (split_heads(x, heads) for x in (q, k, v))
+    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, -math.inf)
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def clip_block(block: torch.nn.Module, x: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:
+    """A transformer block of CLIP: tokens (N, T, width)."""
+    weights = weights_of(block)
+    y = layer_norm(part(weights, "ln_1"), x)
+    q, k, v = (linear(part(weights, f"attn.{name}_proj"), y) for name in "qkv")
+    x = x + linear(part(weights, "attn.out_proj"), attend(q, k, v, heads, visible))
+    hidden = block.mlp.gelu(linear(part(weights, "mlp.c_fc"), layer_norm(part(weights, "ln_2"), x)))
+    return x + linear(part(weights, "mlp.c_proj"), hidden)
+
+
+def encode_text(clip: DenseCLIP, tokens: Tensor) -> Tensor:
+    """Prompts of full length (K, L) -> L2-normalised `F_t` (K, C), read at the end token."""
+    length = tokens.shape[1]
+    x = clip.text["token_embedding"](tokens) + clip.text_positional_embedding[:length]
+    causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()[None, None]
+    for block in clip.text["transformer"].resblocks:
+        x = clip_block(block, x, block.attn.heads, causal)
+    x = clip.text["ln_final"](x)[torch.arange(len(x)), tokens.argmax(1)] @ clip.text_projection
+    return F.normalize(x, dim=-1)
+
+
+def encode_image(clip: DenseCLIP, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Images (B, 3, S, S) -> `F_v` (B, C, h, w) and guidance features (B, width, h, w)."""
+    visual = clip.visual
+    x = visual.conv1(images).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1) + visual.positional_embedding
+    x = visual.ln_pre(x)
+    guidance = []
+    *blocks, last = visual.transformer.resblocks
+    side = math.isqrt(x.shape[1])
+    for i, block in enumerate(blocks):
+        x = clip_block(block, x, block.attn.heads)
+        if i in clip.guidance_layers:
+            guidance.append(x[:, 1:].transpose(1, 2).unflatten(2, (side, side)))
+    weights, patches = weights_of(last), x[:, 1:]
+    value = linear(part(weights, "attn.v_proj"), layer_norm(part(weights, "ln_1"), patches))
+    residual = x[:, :1] if clip.dense_residual == "class_token" else patches
+    y = residual + linear(part(weights, "attn.out_proj"), value)
+    hidden = last.mlp.gelu(linear(part(weights, "mlp.c_fc"), layer_norm(part(weights, "ln_2"), y)))
+    y = y + linear(part(weights, "mlp.c_proj"), hidden)
+    return (visual.ln_post(y) @ visual.proj).transpose(1, 2).unflatten(2, (side, side)), guidance
+
+
+def position_encoding(channels: int, height: int, width: int) -> Tensor:
+    """2-D sinusoids (h w, channels), normalised, temperature 10000."""
+    half = channels // 2
+    frequency = 10000 ** (2 * (torch.arange(half) // 2) / half)
+    row, column = torch.meshgrid(torch.arange(1, height + 1) / height, torch.arange(1, width + 1) / width, indexing="ij")
+    angles = [2 * math.pi * share.flatten()[:, None] / frequency for share in (row, column)]
+    even = torch.arange(half) % 2 == 0
+    return torch.cat([torch.where(even, angle.sin(), angle.cos()) for angle in angles], 1)
+
+
+def p2tformer(weights: Weights, text: Tensor, image: Tensor, layers: int, heads: int) -> Tensor:
+    """Equations 5 and 6: `F_t` (K, C) and `F_v` (B, C, h, w) -> `T^` (B, K, C)."""
+    values = image.flatten(2).transpose(1, 2)
+    keys = values + position_encoding(*image.shape[1:]).to(image)
+    first = text.repeat(len(image), 1, 1)
+    t = first
+    for i in range(layers):
+        layer = part(weights, f"layers.{i}")
+        q, k, v = (linear(part(layer, f"{name}_proj"), x) for name, x in (("q", t), ("k", keys), ("v", values)))
+        t = layer_norm(part(layer, "norm"), t + linear(part(layer, "linear"), linear(part(layer, "out_proj"), attend(q, k, v, heads))))
+    return first + weights["gamma"] * t
+
+
+def convolve_classes(image: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
+    """One image (C, h, w) with a kernel (K, C, k, k) and a bias (K,) for each class -> (K, h, w)."""
+    return F.conv2d(image[None], kernels, bias, padding=kernels.shape[-1] // 2)[0]
+
+
+def t2p_similarity(weights: Weights, image: Tensor, text: Tensor) -> Tensor:
+    """Equation 7: `F_v` (B, C, h, w) and `T^` (B, K, C) -> `S` (B, K, 4h, 4w)."""
+    x = image
+    for i in (1, 5):
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        x = conv(part(weights, f"upsample.{i}"), x)
+        x = F.instance_norm(x, weight=weights[f"upsample.{i + 1}.weight"], bias=weights[f"upsample.{i + 1}.bias"]).relu()
+    x = conv(part(weights, "upsample.8"), x)
+    made = linear(part(weights, "kernel"), text)
+    kernels = made[..., :-1].unflatten(2, (x.shape[1], 3, 3))
+    return torch.stack([convolve_classes(*each) for each in zip(x, kernels, made[..., -1], strict=True)])
+
+
+def local_similarity(weights: Weights, image: Tensor, text: Tensor, params: Model) -> Tensor:
+    """Equation 10: `F_v` (B, C, h, w) and `T^` (B, K, C) -> LCS (B, K, h, w)."""
+    size = params.lcs.kernel_size
+    made = linear(part(weights, "kernel"), F.normalize(text, dim=-1))
+    kernels = made[..., :-1].unflatten(2, (image.shape[1], size, size))
+    if params.lcs.normalisation == "channels":
+        kernels = kernels.softmax(2)
+    elif params.lcs.normalisation == "taps":
+        kernels = kernels.flatten(3).softmax(3).view_as(kernels)
+    unit = F.normalize(image, dim=1)
+    return torch.stack([convolve_classes(*each) for each in zip(unit, kernels, made[..., -1], strict=True)])
+
+
+def of_classes(maps: Tensor) -> Tensor:
+    """(B, D, K, h, w) -> (B K, D, h, w)."""
+    return maps.transpose(1, 2).flatten(0, 1)
+
+
+def with_classes(maps: Tensor, batch: int) -> Tensor:
+    """(B K, D, h, w) -> (B, D, K, h, w)."""
+    return maps.unflatten(0, (batch, -1)).transpose(1, 2).contiguous()
+
+
+def fuse(weights: Weights, a: Tensor, b: Tensor, params: Model) -> Tensor:
+    """Two maps (N, D, H, W) -> (N, D, H, W)."""
+    return a + b if params.fusion == "add" else conv(part(weights, "linear"), torch.cat([a, b], 1))
+
+
+def windows(x: Tensor, size: int) -> Tensor:
+    """(N, h, w, D) -> (N windows, size x size, D)."""
+    n, height, width, dim = x.shape
+    x = x.view(n, height // size, size, width // size, size, dim)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, size * size, dim)
+
+
+def joined(x: Tensor, size: int, height: int, width: int) -> Tensor:
+    """What undoes `windows`."""
+    x = x.view(-1, height // size, width // size, size, size, x.shape[-1])
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, height, width, x.shape[-1])
+
+
+def visible_in_windows(height: int, width: int, size: int, shift: int) -> Tensor:
+    """After a cyclic shift only what was together on the map sees each other: (windows, 1, T, T)."""
+    region = torch.zeros(1, height, width, 1)
+    cuts = (slice(0, -size), slice(-size, -shift), slice(-shift, None))
+    for number, (rows, columns) in enumerate((r, c) for r in cuts for c in cuts):
+        region[:, rows, columns] = number
+    region = windows(region, size)[..., 0]
+    return (region[:, :, None] == region[:, None])[:, None]
+
+
+def swin_block(weights: Weights, x: Tensor, guidance: Tensor, heads: int, size: int, shift: int) -> Tensor:
+    """Maps (N, h, w, D) with vision guidance (N, h, w, G) -> (N, h, w, D)."""
+    n, height, width, _ = x.shape
+    y, visible = layer_norm(part(weights, "norm1"), x), None
+    if shift:
+        y, guidance = (torch.roll(t, (-shift, -shift), (1, 2)) for t in (y, guidance))
+        visible = visible_in_windows(height, width, size, shift).to(x.device).repeat(n, 1, 1, 1)
+    y, guidance = windows(y, size), windows(guidance, size)
+    guided = torch.cat([y, guidance], -1)
+    q, k, v = (linear(part(weights, f"attention.{name}"), t) for name, t in (("q", guided), ("k", guided), ("v", y)))
+    y = linear(part(weights, "attention.proj"), attend(q, k, v, heads, visible))
+    y = joined(y, size, height, width)
+    if shift:
+        y = torch.roll(y, (shift, shift), (1, 2))
+    x = x + y
+    hidden = F.gelu(linear(part(weights, "mlp.fc1"), layer_norm(part(weights, "norm2"), x)))
+    return x + linear(part(weights, "mlp.fc2"), hidden)
+
+
+def spatial_aggregation(weights: Weights, maps: Tensor, guidance: Tensor, params: Model) -> Tensor:
+    """Maps (B, D, K, h, w) and vision guidance (B, G, h, w) -> (B, D, K, h, w)."""
+    batch, _, classes, height, width = maps.shape
+    p = params.propagation
+    x = maps.permute(0, 2, 3, 4, 1).reshape(batch * classes, height, width, -1)
+    g = layer_norm(part(weights, "guidance_norm"), guidance.permute(0, 2, 3, 1)).repeat_interleave(classes, 0)
+    for i, shift in enumerate((0, p.window // 2)):
+        x = swin_block(part(weights, f"blocks.{i}"), x, g, p.heads, p.window, shift)
+    return x.unflatten(0, (batch, classes)).permute(0, 4, 1, 2, 3).contiguous()
+
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention over (N, T, D) whose weights are products of feature maps, elu + 1, of queries and keys."""
+    q, k, v = (x.unflatten(2, (heads, -1)) for x in (q, k, v))
+    q, k = F.elu(q) + 1, F.elu(k) + 1
+    memory = torch.einsum("nkmc,nkme->nmce", k, v)
+    weight = 1 / (torch.einsum("nkmc,nmc->nkm", q, k.sum(1)) + 1e-6)
+    return torch.einsum("nkmc,nmce,nkm->nkme", q, memory, weight).flatten(2)
+
+
+def class_aggregation(weights: Weights, maps: Tensor, guidance: Tensor, params: Model, training: bool) -> Tensor:
+    """Maps (B, D, K, h, w) and text guidance (B, K, G) -> (B, D, K, h, w)."""
+    batch, _, classes, height, width = maps.shape
+    p = params.propagation
+    x = maps
+    if training and p.pooling > 1:
+        x = F.avg_pool3d(maps, (1, p.pooling, p.pooling))
+    rows, columns = x.shape[-2:]
+    missing = max(p.class_cap - classes, 0)
+    padding = weights["padding_map"][None, :, None, None, None].expand(batch, -1, missing, rows, columns)
+    x = torch.cat([x, padding], 2).permute(0, 3, 4, 2, 1).reshape(batch * rows * columns, classes + missing, -1)
+    g = torch.cat([guidance, weights["padding_guidance"].expand(batch, missing, -1)], 1).repeat_interleave(rows * columns, 0)
+    y = layer_norm(part(weights, "norm1"), x)
+    guided = torch.cat([y, g], -1)
+    q, k, v = (linear(part(weights, name), t) for name, t in (("q", guided), ("k", guided), ("v", y)))
+    y = x + linear_attention(q, k, v, p.heads)
+    y = y + linear(part(weights, "mlp.fc2"), linear(part(weights, "mlp.fc1"), layer_norm(part(weights, "norm2"), y)).relu())
+    change = (y - x).unflatten(0, (batch, rows, columns)).permute(0, 4, 3, 1, 2)[:, :, :classes]
+    if (rows, columns) != (height, width):
+        flat = change.transpose(1, 2).flatten(0, 1)
+        flat = F.interpolate(flat, size=(height, width), mode="bilinear", align_corners=False)
+        change = flat.unflatten(0, (batch, classes)).transpose(1, 2)
+    return maps + change
+
+
+def double_conv(weights: Weights, x: Tensor) -> Tensor:
+    """Two 3 x 3 convolutions with GroupNorm (16 channels a group) and ReLU."""
+    for i in (0, 3):
+        x = conv(part(weights, str(i)), x)
+        norm = part(weights, str(i + 1))
+        x = F.group_norm(x, max(1, x.shape[1] // 16), norm["weight"], norm["bias"]).relu()
+    return x
+
+
+def decoder_stage(weights: Weights, x: Tensor, guidance: Tensor) -> Tensor:
+    """Maps (B K, D, H, W) and guidance (B, G, 2H, 2W) -> (B K, D', 2H, 2W)."""
+    raised = transposed_conv(part(weights, "up"), x)
+    return double_conv(part(weights, "conv"), torch.cat([raised, guidance.repeat_interleave(len(x) // len(guidance), 0)], 1))
+
+
+def decoder(weights: Weights, maps: Tensor, local: Tensor | None, features: Sequence[Tensor], params: Model) -> Tensor:
+    """Maps and embedded LCS (B, D, K, h, w), CLIP's guidance features (B, width, h, w) -> logits (B, K, 4h, 4w)."""
+    batch = len(maps)
+    guidance = [
+        conv(part(weights, f"guidance.{i}.conv"), transposed_conv(part(weights, f"guidance.{i}.up"), feature)).relu()
+        for i, feature in enumerate(features)
+    ]
+    x = of_classes(maps)
+    if local is not None:
+        local = of_classes(local)
+        x = fuse(part(weights, "fuse.0"), x, local, params)
+    x = decoder_stage(part(weights, "stages.0"), x, guidance[0])
+    if local is not None:
+        raised = double_conv(part(weights, "lcs_up.1"), transposed_conv(part(weights, "lcs_up.0"), local))
+        x = fuse(part(weights, "fuse.1"), x, raised, params)
+    x = decoder_stage(part(weights, "stages.1"), x, guidance[1])
+    return conv(part(weights, "head"), x).squeeze(1).unflatten(0, (batch, -1))
+
+
+def embed(weights: Weights, maps: Tensor) -> Tensor:
+    """Similarity maps (B, K, h, w) -> (B, D, K, h, w)."""
+    return with_classes(conv(weights, maps.flatten(0, 1)[:, None]), len(maps))
+
+
+def forward(model: FGAseg, images: Tensor, text: Tensor, shared: bool = False) -> Answer:
+    """The whole method for images (B, 3, S, S) and `F_t` (K, C), with the weights of `model` and its mode.
+
+    `shared`: the images are views of one, and all keep the same classes where there are more than the cap.
+    """
+    params, weights = model.params, weights_of(model)
+    image, features = encode_image(model.clip, images)
+    aligned = text.expand(len(images), -1, -1)
+    if params.p2tformer.layers:
+        aligned = p2tformer(part(weights, "p2tformer"), text, image, params.p2tformer.layers, params.p2tformer.heads)
+    alignment = None
+    if model.training and params.t2p.weight > 0:
+        alignment = t2p_similarity(part(weights, "projector"), image, aligned)
+    gcs = torch.einsum("bchw,bkc->bkhw", F.normalize(image, dim=1), F.normalize(aligned, dim=-1))
+    lcs = local_similarity(part(weights, "local"), image, aligned, params) if params.lcs.enabled else None
+
+    keep, cap = None, params.propagation.class_cap
+    if len(text) > cap:
+        best = gcs.amax((2, 3))
+        best = best.amax(0, keepdim=True).expand_as(best) if shared else best
+        keep = best.topk(cap, 1).indices.sort(1).values
+        chosen = torch.arange(len(images), device=keep.device)[:, None], keep
+        aligned, gcs, lcs = aligned[chosen], gcs[chosen], None if lcs is None else lcs[chosen]
+
+    maps, local = embed(part(weights, "embed_global.conv"), gcs), None
+    if lcs is not None:
+        local = embed(part(weights, "embed_local.conv"), lcs)
+        maps = with_classes(fuse(part(weights, "fuse"), of_classes(maps), of_classes(local), params), len(images))
+    vision = conv(part(weights, "vision_guidance"), image).relu()
+    guidance = linear(part(weights, "text_guidance"), aligned).relu()
+    for i in range(params.propagation.blocks):
+        maps = spatial_aggregation(part(weights, f"propagation.spatial.{i}"), maps, vision, params)
+        maps = class_aggregation(part(weights, f"propagation.classes.{i}"), maps, guidance, params, model.training)
+    logits = decoder(part(weights, "decoder"), maps, local, features, params)
+    if keep is not None:
+        every = logits.new_full((len(images), len(text), *logits.shape[2:]), DROPPED)
+        logits = every.scatter(1, keep[:, :, None, None].expand_as(logits), logits)
+    return Answer(logits, alignment)
