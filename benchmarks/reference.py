@@ -134,7 +134,9 @@ def p2tformer(weights: Weights, text: Tensor, image: Tensor, layers: int, heads:
     for i in range(layers):
         layer = part(weights, f"layers.{i}")
         q, k, v = (linear(part(layer, f"{name}_proj"), x) for name, x in (("q", t), ("k", keys), ("v", values)))
-        t = layer_norm(part(layer, "norm"), t + linear(part(layer, "linear"), linear(part(layer, "out_proj"), attend(q, k, v, heads))))
+        t = layer_norm(
+            part(layer, "norm"), t + linear(part(layer, "linear"), linear(part(layer, "out_proj"), attend(q, k, v, heads)))
+        )
     return first + weights["gamma"] * t
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from weights import arrays, perturb
 
 from fgaseg.model.aggregation import ClassAggregation, GuidedSwinBlock, Propagation, SpatialAggregation, shifted_window_mask
+from fgaseg.model.chunks import Chunks
 from fgaseg.model.clip import DenseCLIP
 from fgaseg.model.decoder import Decoder, DecoderStage, GuidanceUpsampling
 from fgaseg.model.fast import Selection
@@ -29,6 +30,20 @@ pytestmark = pytest.mark.usefixtures("float64_default", "one_thread")
 ACTIVATIONS = {False: oracle_layers.gelu, True: oracle_layers.quick_gelu}
 PROMPTS = [[18, 3, 7, 19, 0, 0, 0], [18, 5, 19, 0, 0, 0, 0], [18, 2, 9, 11, 4, 1, 19], [18, 8, 8, 19, 0, 0, 0]]
 """Four full-length prompts, padded with 0; the end token has the highest number."""
+
+
+CHUNKS = Chunks(classes=2)
+"""Fewer than the classes of any test below, and no divisor of their number."""
+
+
+def channels_last(maps: Tensor) -> Tensor:
+    """(B, K, D, h, w) -> (B, K, h, w, D)."""
+    return maps.permute(0, 1, 3, 4, 2)
+
+
+def channels_first(maps: Tensor) -> Tensor:
+    """(B, K, h, w, D) -> (B, K, D, h, w)."""
+    return maps.permute(0, 1, 4, 2, 3)
 
 
 def assert_equal(actual: Tensor, expected: oracle_layers.Array) -> None:
@@ -153,13 +168,13 @@ def test_local_similarity(size: int, normalisation: Normalisation) -> None:
 
 def test_map_embedding() -> None:
     """Section 3: a 7 x 7 convolution of each class's map alone."""
-    module = MapEmbedding(1, 4, 7)
+    module = MapEmbedding(4, 7)
     perturb(module, seed=5)
-    maps = random(2, 1, 3, 4, 5)
+    maps = random(3, 4, 5)
     actual = module(maps)
-    for i in range(2):
-        for k in range(3):
-            assert_equal(actual[i, k], oracle_layers.conv2d(oracle_layers.part(arrays(module), "conv"), maps[i, :, k].numpy()))
+    for k in range(3):
+        expected = oracle_layers.conv2d(oracle_layers.part(arrays(module), "conv"), maps[k][None].numpy())
+        assert_equal(actual[k].permute(2, 0, 1), expected)
 
 
 @pytest.mark.parametrize("fusion", ["cat", "add"])
@@ -168,7 +183,7 @@ def test_fusion(fusion: Fusion) -> None:
     module = Fuse(4, fusion)
     perturb(module, seed=6)
     a, b = random(2, 4, 3, 3), random(2, 4, 3, 3, seed=1)
-    actual = module(a, b)
+    actual = module(a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     for i in range(2):
         assert_equal(actual[i], oracle.fuse(arrays(module), a[i].numpy(), b[i].numpy(), fusion))
 
@@ -196,10 +211,10 @@ def test_window_attention(shift: int) -> None:
     """Section 4: one Swin block, windows of 2 in place and shifted by 1, on a map that is not square."""
     module = GuidedSwinBlock(4, 2, HEADS, 2, shift, 4)
     perturb(module, seed=7)
-    maps, guidance = random(3, 4, 4, 6), random(3, 2, 4, 6, seed=1)
-    actual = module(maps.permute(0, 2, 3, 1), guidance.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    maps, guidance = random(3, 4, 4, 6), random(2, 4, 6, seed=1)
+    actual = module(maps.permute(0, 2, 3, 1), module.guide(guidance.permute(1, 2, 0))).permute(0, 3, 1, 2)
     for i in range(3):
-        expected = oracle.swin_block(arrays(module), maps[i].numpy(), guidance[i].numpy(), HEADS, 2, shift)
+        expected = oracle.swin_block(arrays(module), maps[i].numpy(), guidance.numpy(), HEADS, 2, shift)
         assert_equal(actual[i], expected)
 
 
@@ -208,7 +223,7 @@ def test_spatial_aggregation() -> None:
     module = SpatialAggregation(4, 2, HEADS, 2, 2)
     perturb(module, seed=8)
     maps, guidance = random(2, 3, 4, 4, 4), random(2, 2, 4, 4, seed=1)
-    actual = module(maps, guidance)
+    actual = channels_first(module(channels_last(maps), guidance, CHUNKS))
     for i in range(2):
         assert_equal(actual[i], oracle.spatial_aggregation(arrays(module), maps[i].numpy(), guidance[i].numpy(), HEADS, 2))
 
@@ -220,7 +235,7 @@ def test_class_aggregation(cap: int, training: bool) -> None:
     module = ClassAggregation(4, 2, HEADS, 2, 2, cap).train(training)
     perturb(module, seed=9)
     maps, guidance = random(2, 3, 4, 4, 6), random(2, 3, 2, seed=1)
-    actual = module(maps, guidance)
+    actual = channels_first(module(channels_last(maps), guidance, CHUNKS))
     for i in range(2):
         pooling = 2 if training else 1
         expected = oracle.class_aggregation(arrays(module), maps[i].numpy(), guidance[i].numpy(), HEADS, cap, pooling)
@@ -238,7 +253,7 @@ def test_propagation_alternates_spatial_and_class_aggregation() -> None:
         spatial, across = (oracle_layers.part(weights, f"{kind}.{i}") for kind in ("spatial", "classes"))
         expected = oracle.spatial_aggregation(spatial, expected, vision[0].numpy(), HEADS, 2)
         expected = oracle.class_aggregation(across, expected, text[0].numpy(), HEADS, 5, 1)
-    assert_equal(module(maps, vision, text)[0], expected)
+    assert_equal(channels_first(module(channels_last(maps), vision, text, CHUNKS))[0], expected)
 
 
 @pytest.mark.parametrize("factor", [2, 4])
@@ -258,9 +273,10 @@ def test_decoder_stage(outputs: int) -> None:
     module = DecoderStage(5, 2, outputs)
     perturb(module, seed=12)
     maps, guidance = random(4, 5, 2, 3), random(2, 2, 4, 6, seed=1)
-    actual = module(maps, guidance)
+    raised = module.guide(guidance)
     for i in range(4):
-        assert_equal(actual[i], oracle.decoder_stage(arrays(module), maps[i].numpy(), guidance[i // 2].numpy()))
+        actual = module(i // 2, maps[i : i + 1].permute(0, 2, 3, 1), raised).permute(0, 3, 1, 2)
+        assert_equal(actual[0], oracle.decoder_stage(arrays(module), maps[i].numpy(), guidance[i // 2].numpy()))
 
 
 @pytest.mark.parametrize("fusion", ["cat", "add", None], ids=["cat", "add", "without LCS"])
@@ -270,7 +286,8 @@ def test_decoder(fusion: Fusion | None) -> None:
     perturb(module, seed=13)
     maps, local = random(1, 2, 5, 3, 2), random(1, 2, 5, 3, 2, seed=1)
     features = [random(1, 3, 3, 2, seed=2), random(1, 3, 3, 2, seed=3)]
-    actual = module(maps, None if fusion is None else local, features, Selection(None, False, None))
+    given = None if fusion is None else channels_last(local)
+    actual = module(channels_last(maps), given, features, Selection(None, False, None), CHUNKS)
     assert actual.shape == (1, 2, 12, 8)
     used = None if fusion is None else local[0].numpy()
     expected = oracle.decoder(arrays(module), maps[0].numpy(), used, [f[0].numpy() for f in features], fusion or "cat")

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -187,26 +188,26 @@ def test_without_top_n_inference_is_that_of_the_plain_decoder(
 
 @torch.no_grad()
 def test_only_classes_that_are_left_enter_the_later_parts(fast_model: FGAseg, images: Tensor) -> None:
-    entered: dict[str, int] = {}
+    entered: Counter[str] = Counter()
 
-    def count(name: str, axis: int) -> Callable[..., None]:
-        return lambda module, args: entered.update({name: args[0].shape[axis]})
+    def count(name: str, argument: int, axis: int) -> Callable[..., None]:
+        return lambda module, args: entered.update({name: args[argument].shape[axis]})
 
     decoder, propagation = fast_model.decoder, fast_model.propagation
     assert decoder.fuse is not None
-    for name, module, axis in (
-        ("propagation", propagation, 1),
-        ("spatial", propagation.spatial[0], 1),
-        ("across classes", propagation.classes[1], 1),
-        ("text guidance", fast_model.text_guidance, 1),
-        ("fusion 1", decoder.fuse[0], 0),
-        ("stage 1", decoder.stages[0], 0),
-        ("local maps, upsampled", decoder.lcs_up, 0),
-        ("fusion 2", decoder.fuse[1], 0),
-        ("stage 2", decoder.stages[1], 0),
-        ("output", decoder.head, 0),
+    for name, module, argument, axis in (
+        ("propagation", propagation, 0, 1),
+        ("spatial", propagation.spatial[0], 0, 1),
+        ("across classes", propagation.classes[1], 0, 1),
+        ("text guidance", fast_model.text_guidance, 0, 1),
+        ("fusion 1", decoder.fuse[0], 0, 0),
+        ("stage 1", decoder.stages[0], 1, 0),
+        ("local maps, upsampled", decoder.lcs_up[1][3], 0, 0),
+        ("fusion 2", decoder.fuse[1], 0, 0),
+        ("stage 2", decoder.stages[1], 1, 0),
+        ("output", decoder.head, 0, 0),
     ):
-        module.register_forward_pre_hook(count(name, axis))
+        module.register_forward_pre_hook(count(name, argument, axis))
     first, second, third = fast_model(images, unit_text(CLASSES, 128), shared=True, top_n=1).kept
     assert CLASSES > first > second > third
     views = len(images)

@@ -119,9 +119,7 @@ class Decoder(nn.Module):
         dropped class is spared that fusion too.
         """
         stages = cast("list[DecoderStage]", list(self.stages))
-        raised = [
-            stage.guide(up(feature)) for stage, up, feature in zip(stages, self.guidance, clip_features, strict=True)
-        ]
+        raised = [stage.guide(up(feature)) for stage, up, feature in zip(stages, self.guidance, clip_features, strict=True)]
         raised_local = None if self.fuse is None else self._raise_local(clip_features[0])
 
         def first(image: int, x: Tensor, local: Tensor | None = None) -> Tensor:
