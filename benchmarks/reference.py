@@ -1,11 +1,12 @@
 """The method as it is written down: the yardstick of speed, and the answer that the fast model is tested against.
 
-Each step stands here as the method (and the released code, where the method leaves it open) states it, one operation after the
-other for every class: guidance is concatenated to every class's map, classes are padded up to the cap, attention is a product, a
-softmax and a product. Nothing is shared with `fgaseg.model` but the names of its parameters. What the released code does by
-mistake is left out (its projector in inference, a Python loop over classes, sigmoids in a row).
+Each step stands here as the method (and the released code, where the method leaves it open) states it, one operation after
+the other for every class, on maps of the released code's layout: guidance is concatenated to every class's map, classes are
+padded up to the cap, attention is a product, a softmax and a product. Nothing is shared with `fgaseg.model` but the names of
+its parameters. What the released code does by mistake is left out: loops over classes in Python, two sigmoids in a row.
 
-Axes: B images, K classes, C embedding size, D hidden channels, G guidance channels, h x w patch grid, M heads. One prompt a class.
+Axes: B images, K classes, C embedding size, D hidden channels, G guidance channels, h x w patch grid, M heads. There is one
+prompt for each class.
 """
 
 import math
@@ -134,9 +135,8 @@ def p2tformer(weights: Weights, text: Tensor, image: Tensor, layers: int, heads:
     for i in range(layers):
         layer = part(weights, f"layers.{i}")
         q, k, v = (linear(part(layer, f"{name}_proj"), x) for name, x in (("q", t), ("k", keys), ("v", values)))
-        t = layer_norm(
-            part(layer, "norm"), t + linear(part(layer, "linear"), linear(part(layer, "out_proj"), attend(q, k, v, heads)))
-        )
+        attended = linear(part(layer, "out_proj"), attend(q, k, v, heads))
+        t = layer_norm(part(layer, "norm"), t + linear(part(layer, "linear"), attended))
     return first + weights["gamma"] * t
 
 
@@ -312,10 +312,11 @@ def embed(weights: Weights, maps: Tensor) -> Tensor:
     return with_classes(conv(weights, maps.flatten(0, 1)[:, None]), len(maps))
 
 
-def forward(model: FGAseg, images: Tensor, text: Tensor, shared: bool = False) -> Answer:
+def forward(model: FGAseg, images: Tensor, text: Tensor, shared: bool = False, projector: bool = False) -> Answer:
     """The whole method for images (B, 3, S, S) and `F_t` (K, C), with the weights of `model` and its mode.
 
-    `shared`: the images are views of one, and all keep the same classes where there are more than the cap.
+    `shared`: the images are views of one, and all keep the same classes where there are more than the cap. `projector`: run
+    the T2P projector in inference too, as the released code does.
     """
     params, weights = model.params, weights_of(model)
     image, features = encode_image(model.clip, images)
@@ -323,7 +324,7 @@ def forward(model: FGAseg, images: Tensor, text: Tensor, shared: bool = False) -
     if params.p2tformer.layers:
         aligned = p2tformer(part(weights, "p2tformer"), text, image, params.p2tformer.layers, params.p2tformer.heads)
     alignment = None
-    if model.training and params.t2p.weight > 0:
+    if (model.training or projector) and params.t2p.weight > 0:
         alignment = t2p_similarity(part(weights, "projector"), image, aligned)
     gcs = torch.einsum("bchw,bkc->bkhw", F.normalize(image, dim=1), F.normalize(aligned, dim=-1))
     lcs = local_similarity(part(weights, "local"), image, aligned, params) if params.lcs.enabled else None

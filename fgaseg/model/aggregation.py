@@ -4,7 +4,8 @@ Axes: B images, K classes, n of them at a time, D hidden channels, G guidance ch
 last: each position of a class's map is a token.
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +26,8 @@ class GuidedLinear(nn.Linear):
         """(..., G) -> (..., D), the bias included."""
         return F.linear(guidance, self.weight[:, self.out_features :], self.bias)
 
-    def forward(self, tokens: Tensor, mapped: Tensor) -> Tensor:
-        """Tokens (..., D) and their guidance as `of_guidance` has mapped it, which may be broadcast -> (..., D)."""
+    def beside(self, tokens: Tensor, mapped: Tensor) -> Tensor:
+        """Tokens (..., D) beside guidance that `of_guidance` has mapped and that may be broadcast -> (..., D)."""
         return F.linear(tokens, self.weight[:, : self.out_features]).add_(mapped)
 
 
@@ -46,7 +47,7 @@ class GuidedWindowAttention(nn.Module):
         def split(t: Tensor) -> Tensor:
             return t.flatten(0, 1).unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-        q, k, v = split(self.q(x, guidance[0])), split(self.k(x, guidance[1])), split(self.v(x))
+        q, k, v = split(self.q.beside(x, guidance[0])), split(self.k.beside(x, guidance[1])), split(self.v(x))
         visible = None if mask is None else mask[:, None].repeat(len(x), 1, 1, 1)
         out = F.scaled_dot_product_attention(q, k, v, visible)
         out = self.proj(out.transpose(1, 2).flatten(2))
@@ -102,7 +103,8 @@ class GuidedSwinBlock(nn.Module):
         """Vision guidance (h, w, G) of one image, normalised."""
         mask = None
         if self.shift:
-            mask = shifted_window_mask(*guidance.shape[:2], self.window, self.shift).to(guidance.device)
+            height, width = guidance.shape[:2]
+            mask = shifted_window_mask(height, width, self.window, self.shift).to(guidance.device)
         g = self._windows(guidance[None])[0]
         return WindowGuidance((self.attention.q.of_guidance(g), self.attention.k.of_guidance(g)), mask)
 
@@ -126,10 +128,11 @@ class SpatialAggregation(nn.Module):
     def forward(self, maps: Tensor, guidance: Tensor, chunks: Chunks) -> Tensor:
         """maps (B, K, h, w, D), vision guidance (B, G, h, w) -> (B, K, h, w, D)."""
         normed = self.guidance_norm(guidance.permute(0, 2, 3, 1))
-        guides = [[block.guide(g) for block in self.blocks] for g in normed]
+        blocks = cast("list[GuidedSwinBlock]", list(self.blocks))
+        guides = [[block.guide(g) for block in blocks] for g in normed]
 
         def both(image: int, x: Tensor) -> Tensor:
-            for block, guide in zip(self.blocks, guides[image], strict=True):
+            for block, guide in zip(blocks, guides[image], strict=True):
                 x = block(x, guide)
             return x
 
@@ -158,7 +161,7 @@ class ClassAggregation(nn.Module):
         """What the padding tokens of one position add to the sums of attention: (M, D / M, D / M) and (M, D / M)."""
         count = max(self.class_cap - classes, 0)
         pad = self.norm1(self.padding_map)
-        k = F.elu(self.k(pad, self.k.of_guidance(self.padding_guidance))) + 1
+        k = F.elu(self.k.beside(pad, self.k.of_guidance(self.padding_guidance))) + 1
         k, v = (t.unflatten(0, (self.heads, -1)) for t in (k, self.v(pad)))
         return count * k[:, :, None] * v[:, None], count * k
 
@@ -170,7 +173,8 @@ class ClassAggregation(nn.Module):
             """(K, S, D) -> (S M, K, D / M), without a copy."""
             return t.view(classes, positions * self.heads, -1).transpose(0, 1)
 
-        q, k, v = (split(t) for t in (F.elu(self.q(x, guidance[0])) + 1, F.elu(self.k(x, guidance[1])) + 1, self.v(x)))
+        q, k = (F.elu(each.beside(x, g)) + 1 for each, g in zip((self.q, self.k), guidance, strict=True))
+        q, k, v = split(q), split(k), split(self.v(x))
         memory, total = (t.repeat(positions, *[1] * (t.dim() - 1)) for t in padding)
         memory = memory + k.transpose(1, 2) @ v
         total = total + k.sum(1)
@@ -189,20 +193,27 @@ class ClassAggregation(nn.Module):
         code interpolates the block's whole output and so adds its input twice: only the change is added here.
         """
         padding = self._padding(maps.shape[1])
-        pooled = self.training and self.pooling > 1
         out = []
         for x, g in zip(maps.unbind(0), guidance.unsqueeze(2).unbind(0), strict=True):
             mapped = self.q.of_guidance(g), self.k.of_guidance(g)
-            small = F.avg_pool2d(x.permute(0, 3, 1, 2), self.pooling).permute(0, 2, 3, 1) if pooled else x
-            tokens = small.flatten(1, 2)
-            if pooled:
-                change = chunks.by_position(lambda t, m=mapped: self._change(t, m, padding), tokens).view(small.shape)
-                resized = F.interpolate(change.permute(0, 3, 1, 2), size=x.shape[1:3], mode="bilinear", align_corners=False)
-                out.append(x + resized.permute(0, 2, 3, 1))
-            else:
-                changed = chunks.by_position(lambda t, m=mapped: t + self._change(t, m, padding), tokens)
-                out.append(changed.view(x.shape))
+            small = self._pool(x)
+            change = chunks.by_position(partial(self._change, guidance=mapped, padding=padding), small.flatten(1, 2))
+            out.append(x + self._resize(change.view(small.shape), x))
         return torch.stack(out)
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """(K, h, w, D) -> a smaller map in training, else the same."""
+        if not self.training or self.pooling == 1:
+            return x
+        return F.avg_pool2d(x.permute(0, 3, 1, 2), self.pooling).permute(0, 2, 3, 1)
+
+    @staticmethod
+    def _resize(change: Tensor, x: Tensor) -> Tensor:
+        """(K, h', w', D) -> as large as x (K, h, w, D)."""
+        if change.shape == x.shape:
+            return change
+        change = F.interpolate(change.permute(0, 3, 1, 2), size=x.shape[1:3], mode="bilinear", align_corners=False)
+        return change.permute(0, 2, 3, 1)
 
 
 class Propagation(nn.Module):

@@ -15,8 +15,8 @@ OfChunk = Callable[..., Tensor]
 class Chunks:
     """How many classes of one image a stage takes at a time, and whether training recomputes what a stage holds.
 
-    Neither changes a result beyond the order of float sums. With `recompute` the backward pass runs each chunk once more instead
-    of keeping its intermediate values (activation checkpointing).
+    Neither changes a result beyond the order of float sums. With `recompute` the backward pass runs each chunk once more
+    instead of keeping its intermediate values (activation checkpointing).
     """
 
     classes: int = 8
@@ -49,7 +49,7 @@ class Chunks:
         return out
 
     def by_position(self, function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
-        """Apply `function` to all classes at some positions at a time: (K, T, D) -> (K, T, D), as many tokens as in `by_class`."""
+        """Apply `function` to some positions of all classes: (K, T, D) -> (K, T, D), as many tokens as `by_class` takes."""
         classes, positions, _ = tokens.shape
         size = max(1, self.classes * positions // classes)
         return torch.cat([self.run(function, part) for part in tokens.split(size, 1)], 1)

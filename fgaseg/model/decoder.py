@@ -77,6 +77,24 @@ class DecoderStage(nn.Module):
         return self.conv[1:](raised(image, x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
 
+class _LocalFusion:
+    """Fuses the embedded local maps in again, in one forward pass; `feature` (..., h, w) is as large as they are."""
+
+    def __init__(self, fuse: nn.ModuleList, up: nn.Sequential, feature: Tensor) -> None:
+        self.coarse, self.second = fuse
+        transposed, convs = cast(nn.ConvTranspose2d, up[0]), cast(nn.Sequential, up[1])
+        height, width = feature.shape[-2:]
+        no_guidance = feature.new_zeros(1, 0, 2 * height, 2 * width)
+        self.raised = raise_resolution(transposed, cast(nn.Conv2d, convs[0]), no_guidance)
+        self.convs = convs[1:]
+
+    def fine(self, x: Tensor, local: Tensor) -> Tensor:
+        """x (n, 2h, 2w, D'), local maps (n, h, w, D) -> (n, 2h, 2w, D')."""
+        raised = self.convs(self.raised(0, local.permute(0, 3, 1, 2)))
+        fused: Tensor = self.second(x, raised.permute(0, 2, 3, 1))
+        return fused
+
+
 class Decoder(nn.Module):
     """Two stages of upsampling; before each the embedded local map (LCS) is fused in again."""
 
@@ -104,12 +122,6 @@ class Decoder(nn.Module):
             self.fuse = nn.ModuleList([Fuse(dim, fusion), Fuse(channels[0], fusion)])
             self.lcs_up = nn.Sequential(nn.ConvTranspose2d(dim, lcs_channels, 2, 2), double_conv(lcs_channels, channels[0]))
 
-    def _raise_local(self, features: Tensor) -> Raised:
-        """The first steps of `lcs_up` for a batch whose maps are as large as `features` (B, ..., h, w): no guidance there."""
-        height, width = features.shape[2:]
-        none = features.new_zeros(1, 0, 2 * height, 2 * width)
-        return raise_resolution(self.lcs_up[0], self.lcs_up[1][0], none)
-
     def forward(
         self, maps: Tensor, lcs: Tensor | None, clip_features: Sequence[Tensor], select: Selection, chunks: Chunks
     ) -> Tensor:
@@ -120,17 +132,14 @@ class Decoder(nn.Module):
         """
         stages = cast("list[DecoderStage]", list(self.stages))
         raised = [stage.guide(up(feature)) for stage, up, feature in zip(stages, self.guidance, clip_features, strict=True)]
-        raised_local = None if self.fuse is None else self._raise_local(clip_features[0])
+        fuse = None if self.fuse is None else _LocalFusion(self.fuse, self.lcs_up, clip_features[0])
 
-        def first(image: int, x: Tensor, local: Tensor | None = None) -> Tensor:
-            if self.fuse is not None:
-                x = self.fuse[0](x, local)
+        def first(image: int, x: Tensor, *local: Tensor) -> Tensor:
+            x = x if fuse is None else fuse.coarse(x, *local)
             return stages[0](image, x, raised[0])
 
-        def second(image: int, x: Tensor, local: Tensor | None = None) -> Tensor:
-            if self.fuse is not None and raised_local is not None and local is not None:
-                fine = self.lcs_up[1][1:](raised_local(0, local.permute(0, 3, 1, 2)))
-                x = self.fuse[1](x, fine.permute(0, 2, 3, 1))
+        def second(image: int, x: Tensor, *local: Tensor) -> Tensor:
+            x = x if fuse is None else fuse.fine(x, *local)
             x = stages[1](image, x, raised[1])
             return self.head(x.permute(0, 3, 1, 2)).squeeze(1)
 

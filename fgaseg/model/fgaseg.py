@@ -54,8 +54,8 @@ class PseudoMasks:
 class FGAseg(nn.Module):
     """The whole model around a dense CLIP.
 
-    Images are (B, 3, S, S), normalised with CLIP's statistics and of any side: they are resized to CLIP's input. `chunks` may be
-    set at any time: how many classes are worked on at once, and what training keeps in memory.
+    Images are (B, 3, S, S), normalised with CLIP's statistics and of any side: they are resized to CLIP's input.
+    `chunks` may be set at any time: how many classes are worked on at once, and what training keeps in memory.
     """
 
     def __init__(self, clip: DenseCLIP, params: ModelParams, finetune: Strategy) -> None:
