@@ -2,6 +2,11 @@
 
 import torch
 
+from fgaseg.model.aggregation import GuidedSwinBlock
+from fgaseg.model.chunks import Chunks
+from fgaseg.model.fgaseg import FGAseg
+from fgaseg.schema import Launch, Scale
+
 
 def set_up_torch(threads: int, local_rank: int = 0) -> torch.device:
     """A fixed number of CPU threads, and the device: the GPU of this process of the machine, where there is one.
@@ -17,3 +22,17 @@ def set_up_torch(threads: int, local_rank: int = 0) -> torch.device:
     torch.use_deterministic_algorithms(device.type == "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
+
+
+def suit(model: FGAseg, launch: Launch, scale: Scale) -> FGAseg:
+    """Let the model use the machine as `launch` says: classes at once, what training recomputes, compiled parts.
+
+    What cannot be compiled, for want of a compiler for example, runs as it is.
+    """
+    model.chunks = Chunks(launch.classes_at_once[scale], launch.recompute[scale])
+    if launch.compile:
+        torch._dynamo.config.suppress_errors = True
+        for module in model.modules():
+            if isinstance(module, GuidedSwinBlock):
+                module.compile(dynamic=True)
+    return model

@@ -218,6 +218,9 @@ class Launch(_Frozen):
     threads: Positive
     workers: Annotated[int, Field(ge=0)]
     images_per_pass: dict[Scale, Positive]
+    classes_at_once: dict[Scale, Positive]
+    recompute: dict[Scale, bool]
+    compile: bool
     checkpoint_seconds: dict[Scale, Fraction]
     log_every: Positive
     timing: Timing

@@ -25,6 +25,7 @@ from fgaseg.evaluation.segmenter import FGAsegSegmenter
 from fgaseg.loading import save_model
 from fgaseg.model.fast import DROPPED_LOGIT
 from fgaseg.model.fgaseg import FGAseg
+from fgaseg.params import load_launch
 from fgaseg.paths import Paths
 from fgaseg.plan import Plan
 from fgaseg.schema import Params
@@ -298,7 +299,7 @@ def test_a_row_is_evaluated_with_its_own_top_n(
     weights.parent.mkdir(parents=True)
     torch.save(mini_clip.state_dict(), weights)
     save_model(fast_model, row.run_id, plan.paths.run(row.run_id) / "model.safetensors")
-    segmenter = make_segmenter(plan, row, torch.device("cpu"))
+    segmenter = make_segmenter(plan, row, torch.device("cpu"), load_launch(project_root))
     assert isinstance(segmenter, FGAsegSegmenter)
     segmenter.text = unit_text(CLASSES, 128)
     scores = segmenter.scores(images)

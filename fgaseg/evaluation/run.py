@@ -23,14 +23,14 @@ from fgaseg.files import atomic_folder, relative, write_json, writing
 from fgaseg.loading import load_clip, load_model
 from fgaseg.plan import Plan, Row
 from fgaseg.provenance import provenance
-from fgaseg.runtime import set_up_torch
+from fgaseg.runtime import set_up_torch, suit
 from fgaseg.schema import Launch
 from fgaseg.tracking import track_job
 
 log = logging.getLogger(__name__)
 
 
-def make_segmenter(plan: Plan, row: Row, device: torch.device) -> Segmenter:
+def make_segmenter(plan: Plan, row: Row, device: torch.device, launch: Launch) -> Segmenter:
     """The trained model of a row, or its untrained dense CLIP."""
     params = row.params
     if row.method == "dense_clip":
@@ -38,7 +38,9 @@ def make_segmenter(plan: Plan, row: Row, device: torch.device) -> Segmenter:
     assert row.run_id is not None
     model = load_model(plan.paths, params, plan.paths.run(row.run_id) / "model.safetensors").to(device)
     top_n = params.evaluation.top_n
-    return FGAsegSegmenter(model, params.vlm.architecture, params.vlm.prompts, params.training.loss, top_n)
+    return FGAsegSegmenter(
+        suit(model, launch, plan.scale), params.vlm.architecture, params.vlm.prompts, params.training.loss, top_n
+    )
 
 
 def _group(iou: np.ndarray[Any, Any], mask: list[bool]) -> dict[str, float | int | None]:
@@ -108,7 +110,7 @@ def evaluate_row(plan: Plan, row: Row, launch: Launch) -> Path:
         benchmark: PreparedDataset(plan.paths.dataset(benchmark)) for benchmark in params.data.benchmarks
     }
     images = sum(len(dataset.samples) for dataset in datasets.values())
-    segmenter = make_segmenter(plan, row, device)
+    segmenter = make_segmenter(plan, row, device, launch)
     folder = plan.paths.evaluation(row.eval_id)
     with atomic_folder(folder) as out, tqdm(total=images, unit="image", ncols=100) as bar:
         _score(plan, row, segmenter, datasets, trained_on, out, bar)

@@ -84,7 +84,7 @@ def time_table(plan: Plan, key: str, launch: Launch) -> Path:
     table = plan.tables[key]
     if not table.timed:
         raise UserError(f"table '{key}': only rows that differ in evaluation.top_n alone are timed, such as those of table_6")
-    segmenter = make_segmenter(plan, table.rows[0], set_up_torch(launch.threads))
+    segmenter = make_segmenter(plan, table.rows[0], set_up_torch(launch.threads), launch)
     assert isinstance(segmenter, FGAsegSegmenter)
     rows: dict[str | None, dict[str, Any]] = {}
     for benchmark in table.rows[0].params.data.benchmarks:

@@ -22,6 +22,7 @@ from fgaseg.loading import save_model, untrained_model
 from fgaseg.params import check_world
 from fgaseg.plan import Plan
 from fgaseg.provenance import continued, provenance
+from fgaseg.runtime import suit
 from fgaseg.schema import Launch, Params
 from fgaseg.tracking import following
 from fgaseg.training.interruption import Interruption
@@ -99,7 +100,7 @@ def _train_run(plan: Plan, run_id: str, launch: Launch, ranks: Ranks) -> Path:
     validation = PreparedDataset(plan.paths.dataset(params.data.validation))
     remap = np.append(positions, -1)
 
-    model = untrained_model(plan.paths, params).to(ranks.device)
+    model = suit(untrained_model(plan.paths, params).to(ranks.device), launch, plan.scale)
     check_cells(params.evaluation, 4 * model.clip.grid)
     state = initial_state(model, params.training)
     owner = f"{run_id} on inputs {_fingerprint(dataset.folder, plan.paths.vlm(params.vlm.backbone))}"
