@@ -12,14 +12,16 @@ prompt for each class.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from fgaseg.model.clip import DenseCLIP
 from fgaseg.model.fgaseg import FGAseg
-from fgaseg.schema import Model
+from fgaseg.schema import Evaluation, Model
 
 Weights = Mapping[str, Tensor]
 DROPPED = -100.0
@@ -73,7 +75,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, visible: Tensor | None =
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
-def clip_block(block: torch.nn.Module, x: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:
+def clip_block(block: Any, x: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:
     """A transformer block of CLIP: tokens (N, T, width)."""
     weights = weights_of(block)
     y = layer_norm(part(weights, "ln_1"), x)
@@ -88,7 +90,8 @@ def encode_text(clip: DenseCLIP, tokens: Tensor) -> Tensor:
     length = tokens.shape[1]
     x = clip.text["token_embedding"](tokens) + clip.text_positional_embedding[:length]
     causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()[None, None]
-    for block in clip.text["transformer"].resblocks:
+    transformer: Any = clip.text["transformer"]
+    for block in transformer.resblocks:
         x = clip_block(block, x, block.attn.heads, causal)
     x = clip.text["ln_final"](x)[torch.arange(len(x)), tokens.argmax(1)] @ clip.text_projection
     return F.normalize(x, dim=-1)
@@ -351,3 +354,21 @@ def forward(model: FGAseg, images: Tensor, text: Tensor, shared: bool = False, p
         every = logits.new_full((len(images), len(text), *logits.shape[2:]), DROPPED)
         logits = every.scatter(1, keep[:, :, None, None].expand_as(logits), logits)
     return Answer(logits, alignment)
+
+
+def segment(model: FGAseg, image: Image.Image, text: Tensor, views: Tensor, params: Evaluation) -> Tensor:
+    """The label map (H, W) of an image from its `views` (V, 3, window, window): the windows and, last, the whole image.
+
+    All scores are resized to the windows' size, put together at `params.resize`, resized to the image's own size and compared.
+    """
+    scores = forward(model, views, text, shared=True).logits.softmax(1)
+    scores = F.interpolate(scores, size=views.shape[-2:], mode="bilinear", align_corners=False)
+    side, window = params.resize, params.window
+    total, count = scores.new_zeros(scores.shape[1], side, side), scores.new_zeros(side, side)
+    starts = range(0, side - window + 1, params.stride)
+    for score, (top, left) in zip(scores, ((t, u) for t in starts for u in starts), strict=False):
+        total[:, top : top + window, left : left + window] += score
+        count[top : top + window, left : left + window] += 1
+    whole = F.interpolate(scores[-1:], size=(side, side), mode="bilinear", align_corners=False)
+    merged = (total / count + whole) / 2
+    return F.interpolate(merged, size=(image.height, image.width), mode="bilinear", align_corners=False)[0].argmax(0)

@@ -25,14 +25,16 @@ def set_up_torch(threads: int, local_rank: int = 0) -> torch.device:
 
 
 def suit(model: FGAseg, launch: Launch, scale: Scale) -> FGAseg:
-    """Let the model use the machine as `launch` says: classes at once, what training recomputes, compiled parts.
-
-    What cannot be compiled, for want of a compiler for example, runs as it is.
-    """
+    """Let the model use the machine as `launch` says: classes at once, what training recomputes, compiled parts."""
     model.chunks = Chunks(launch.classes_at_once[scale], launch.recompute[scale])
     if launch.compile:
-        torch._dynamo.config.suppress_errors = True
-        for module in model.modules():
-            if isinstance(module, GuidedSwinBlock):
-                module.compile(dynamic=True)
+        compile_parts(model)
     return model
+
+
+def compile_parts(model: FGAseg) -> None:
+    """Compile what gains by it: blocks of many small operations. What cannot be compiled runs as it is."""
+    torch._dynamo.config.suppress_errors = True
+    for module in model.modules():
+        if isinstance(module, GuidedSwinBlock):
+            module.compile(dynamic=True)

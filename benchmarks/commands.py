@@ -1,0 +1,5 @@
+"""Cases to come."""
+
+from benchmarks.harness import Case
+
+CASES: list[Case] = []
