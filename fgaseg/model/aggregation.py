@@ -9,11 +9,11 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers.mlp import Mlp
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 
 from fgaseg.model.chunks import Chunks
+from fgaseg.model.lean import GELU, FeedForward, linear
 
 
 class GuidedLinear(nn.Linear):
@@ -47,10 +47,10 @@ class GuidedWindowAttention(nn.Module):
         def split(t: Tensor) -> Tensor:
             return t.flatten(0, 1).unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-        q, k, v = split(self.q.beside(x, guidance[0])), split(self.k.beside(x, guidance[1])), split(self.v(x))
+        q, k, v = split(self.q.beside(x, guidance[0])), split(self.k.beside(x, guidance[1])), split(linear(self.v, x))
         visible = None if mask is None else mask[:, None].repeat(len(x), 1, 1, 1)
         out = F.scaled_dot_product_attention(q, k, v, visible)
-        out = self.proj(out.transpose(1, 2).flatten(2))
+        out = linear(self.proj, out.transpose(1, 2).flatten(2))
         return out.view(x.shape)
 
 
@@ -85,7 +85,7 @@ class GuidedSwinBlock(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.attention = GuidedWindowAttention(dim, guidance_dim, heads)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, dim * mlp_ratio)
+        self.mlp = FeedForward(dim, dim * mlp_ratio, GELU())
 
     def _windows(self, x: Tensor) -> Tensor:
         """(n, h, w, D) -> (n, W, T, D)."""
@@ -153,7 +153,7 @@ class ClassAggregation(nn.Module):
         self.q, self.k = GuidedLinear(dim, guidance_dim), GuidedLinear(dim, guidance_dim)
         self.v = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, dim * mlp_ratio, act_layer=nn.ReLU)
+        self.mlp = FeedForward(dim, dim * mlp_ratio, nn.ReLU(inplace=True))
         self.padding_map = nn.Parameter(torch.zeros(dim))
         self.padding_guidance = nn.Parameter(torch.zeros(guidance_dim))
 
@@ -174,7 +174,7 @@ class ClassAggregation(nn.Module):
             return t.view(classes, positions * self.heads, -1).transpose(0, 1)
 
         q, k = (F.elu(each.beside(x, g)) + 1 for each, g in zip((self.q, self.k), guidance, strict=True))
-        q, k, v = split(q), split(k), split(self.v(x))
+        q, k, v = split(q), split(k), split(linear(self.v, x))
         memory, total = (t.repeat(positions, *[1] * (t.dim() - 1)) for t in padding)
         memory = memory + k.transpose(1, 2) @ v
         total = total + k.sum(1)

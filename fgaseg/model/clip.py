@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgaseg.errors import UserError
+from fgaseg.model.lean import lean, linear
 
 DenseResidual = Literal["class_token", "own"]
 
@@ -47,18 +48,23 @@ class SplitAttention(nn.Module):
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         """(N, L, width) -> (N, L, width)."""
         n, length, width = x.shape
-        q, k, v = (proj(x).view(n, length, self.heads, -1).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (linear(proj, x).view(n, length, self.heads, -1).transpose(1, 2) for proj in projections)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        return self.out_proj(out.transpose(1, 2).reshape(n, length, width))
+        return linear(self.out_proj, out.transpose(1, 2).reshape(n, length, width))
 
     def value_path(self, x: Tensor) -> Tensor:
         """What attention would give if each token attended to itself alone: `out_proj(v_proj(x))` (MaskCLIP)."""
         return self.out_proj(self.v_proj(x))
 
 
+def _feed_forward(block: Any, x: Tensor) -> Tensor:
+    hidden = block.mlp.gelu(linear(block.mlp.c_fc, block.ln_2(x)))
+    return x + block.ls_2(linear(block.mlp.c_proj, hidden))
+
+
 def _block(block: Any, x: Tensor, causal: bool = False) -> Tensor:
-    x = x + block.ls_1(block.attn(block.ln_1(x), causal))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    return _feed_forward(block, x + block.ls_1(block.attn(block.ln_1(x), causal)))
 
 
 def register_architectures() -> None:
@@ -123,6 +129,7 @@ class DenseCLIP(nn.Module):
         self.visual_prompts: nn.Parameter | None = None
         for block in self.blocks():
             block.attn = SplitAttention(cast(nn.MultiheadAttention, block.attn))
+            cast(Any, block).mlp.gelu = lean(cast(Any, block).mlp.gelu)
         patch = self.visual.patch_size[0]
         if image_size % patch:
             raise UserError(f"vlm.image_size: {image_size} is no multiple of the patch size {patch}")
@@ -199,7 +206,7 @@ class DenseCLIP(nn.Module):
         patches = x[:, 1:]
         residual = x[:, :1] if self.dense_residual == "class_token" else patches
         y = residual + last.ls_1(last.attn.value_path(last.ln_1(patches)))
-        y = y + last.ls_2(last.mlp(last.ln_2(y)))
+        y = _feed_forward(last, y)
         return self._to_map(visual.ln_post(y) @ visual.proj), tuple(guidance)
 
     def _to_map(self, tokens: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ def raise_resolution(up: nn.ConvTranspose2d, conv: nn.Conv2d, guidance: Tensor) 
     inner = up.out_channels
     kernel = F.conv2d(up.weight, conv.weight[:, :inner], padding=2).contiguous(memory_format=torch.channels_last)
     bias = up.bias[None, :, None, None].expand(len(guidance), -1, *guidance.shape[2:]).to(guidance.dtype)
-    return Raised(kernel, F.conv2d(torch.cat([bias, guidance], 1), conv.weight, padding=1))
+    constant = F.conv2d(torch.cat([bias, guidance], 1), conv.weight, padding=1)
+    return Raised(kernel, constant.contiguous(memory_format=torch.channels_last))
 
 
 class DecoderStage(nn.Module):

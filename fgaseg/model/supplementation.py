@@ -53,7 +53,7 @@ class Fuse(nn.Module):
         if self.linear is None:
             return a + b
         weight = self.linear.weight[:, :, 0, 0]
-        return F.linear(b, weight[:, self.dim :], self.linear.bias).add_(F.linear(a, weight[:, : self.dim]))
+        return F.linear(b, weight[:, self.dim :]).add_(self.linear.bias).add_(F.linear(a, weight[:, : self.dim]))
 
 
 class MapEmbedding(nn.Module):
