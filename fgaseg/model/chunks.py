@@ -19,7 +19,7 @@ class Chunks:
     instead of keeping its intermediate values (activation checkpointing).
     """
 
-    classes: int = 8
+    classes: int = 4
     recompute: bool = False
 
     def run(self, function: Callable[..., Tensor], *arguments: object) -> Tensor:
