@@ -14,7 +14,7 @@ from PIL import Image
 from fgaseg.data.classes import ClassEntry, class_table
 from fgaseg.data.prepare import prepare, prepare_items, shrink
 from fgaseg.data.raw import RAW_DATASETS
-from fgaseg.data.raw.ade20k import A_847, full_items, load_index, photographs
+from fgaseg.data.raw.ade20k import A_847, full_survey, load_index, photographs
 from fgaseg.data.raw.pascal import PUBLISHED_VAL, Segments
 from fgaseg.data.vocabulary import coco_matches, kind, seen
 from fgaseg.errors import UserError
@@ -163,9 +163,9 @@ def test_shrinking_picks_the_nearest_label() -> None:
 
 
 def test_the_index_chooses_the_split(raw_root: Path) -> None:
-    assert len(full_items(raw_root)) == 4
+    assert len(full_survey(raw_root).sound()) == 4
     with pytest.raises(UserError, match="lists no photograph of training"):
-        full_items(raw_root, "training")
+        full_survey(raw_root, "training")
 
 
 def test_an_index_of_numpy_arrays_is_read(tmp_path: Path) -> None:
