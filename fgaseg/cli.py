@@ -69,9 +69,11 @@ def prepare(
 ) -> None:
     """Bring a raw dataset to the common form that training and evaluation read."""
     from fgaseg.data.prepare import prepare as run
+    from fgaseg.data.raw import raw_dataset
 
     plan = _plan(scale)
-    run(dataset, plan.root / plan.default.data.root, plan.paths.dataset(dataset), workers)
+    raw, root = raw_dataset(plan.find_dataset(dataset), plan.root, plan.default.data.root)
+    run(raw, root, plan.paths.dataset(dataset), workers)
 
 
 @app.command()

@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "fgaseg"
 
 FORBIDDEN = {
+    "catalogue": {"plan", "paths", "data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
     "schema": {"params", "plan", "paths", "data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
     "params": {"plan", "paths", "data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
     "plan": {"data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},

@@ -233,8 +233,23 @@ def test_aliases_name_classes_that_exist() -> None:
 
 @pytest.mark.parametrize("concept", CONCEPTS, ids=lambda concept: concept.key)
 def test_vocabulary_agrees_with_the_sample_concepts(concept: Concept) -> None:
-    training = {c.names["coco-stuff"] for c in CONCEPTS if c.seen}
+    names = {c.names["coco-stuff"] for c in CONCEPTS if c.seen}
+    training = tuple(entry for entry in class_table("coco-stuff") if entry.name in names)
     for dataset, name in concept.names.items():
         entry = next(e for e in class_table(dataset) if e.name == name)
         assert seen(entry, training) is concept.seen, (dataset, name)
         assert kind(entry) == concept.kind, (dataset, name)
+
+
+def test_a_class_of_coco_stuff_means_itself_alone() -> None:
+    """So what a training on COCO-Stuff has shown is told by the names of its classes."""
+    assert {entry.name: coco_matches(entry) for entry in class_table("coco-stuff")} == {
+        entry.name: (entry.name,) for entry in class_table("coco-stuff")
+    }
+
+
+def test_a_name_that_coco_lacks_is_seen_where_training_has_it() -> None:
+    escalator, glove = ClassEntry(3, "escalator", ("moving staircase",)), ClassEntry(4, "Moving-Staircase", ())
+    assert seen(glove, (escalator,))
+    assert not seen(glove, (ClassEntry(3, "car", ()),))
+    assert seen(ClassEntry(0, "automobile", ("car",)), (ClassEntry(7, "car", ()),))

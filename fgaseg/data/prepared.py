@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fgaseg.catalogue import ClassEntry
 from fgaseg.data.raw.base import load_image
 from fgaseg.errors import UserError
 
@@ -72,6 +73,11 @@ class PreparedClass:
     raw_id: int
     present: bool
     kind: str | None
+
+    @property
+    def entry(self) -> ClassEntry:
+        """The class as its table has it."""
+        return ClassEntry(self.raw_id, self.name, self.synonyms)
 
 
 class PreparedDataset:

@@ -3,7 +3,7 @@
 
 rule prepare:
     input:
-        TRACKED_DATA,
+        dataset_source,
     output:
         dataset_files("{dataset}"),
     log:
