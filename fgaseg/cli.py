@@ -49,6 +49,31 @@ def data_sample(out: Annotated[Path, typer.Option(help="folder to write")] = Pat
     write_sample(out)
 
 
+@data_app.command("import")
+def data_import(
+    dataset: Annotated[str, typer.Argument(help="such as coco-stuff-train or a-150")],
+    downloads: Annotated[list[Path], typer.Argument(help="its publisher's archives, plain files or unpacked folders")],
+    scale: ScaleOption = "paper",
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; default: one for each core")] = None,
+) -> None:
+    """Bring a dataset's downloads into the raw layout below the data root; an interrupted import goes on."""
+    import os
+
+    from fgaseg.intake.importing import import_dataset
+    from fgaseg.intake.publishers import PUBLICATIONS
+    from fgaseg.intake.remarks import completeness
+
+    plan = _plan(scale)
+    plan.find_dataset(dataset)
+    if dataset not in PUBLICATIONS:
+        raise UserError(f"{dataset}: a dataset of your own lies where its file in params/datasets says; choose a published one")
+    root = plan.root / plan.default.data.root
+    count = workers or os.cpu_count() or 1
+    for one in import_dataset(PUBLICATIONS[dataset], downloads, root, scale == "paper", count, quiet=False):
+        typer.echo(f"{one.download}: {one.written} files written, {one.kept} there already, {one.left_out} not needed")
+    typer.echo(completeness(plan, dataset))
+
+
 @data_app.command("verify")
 def data_verify(
     dataset: Annotated[list[str] | None, typer.Argument(help="such as a-150; default: all that the plan uses")] = None,

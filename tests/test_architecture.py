@@ -30,6 +30,8 @@ FORBIDDEN = {
     "evaluation": {"training", "reporting", "sample", "cli"},
     "reporting": {"model", "training", "sample", "loading", "cli"},
     "sample": {"training", "reporting", "cli"},
+    "intake": {"model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
+    "verification": {"model", "training", "evaluation", "loading", "cli"},
 }
 OUTSIDE = {
     "model": {"mlflow", "submitit", "snakemake", "dvc", "pandas"},
