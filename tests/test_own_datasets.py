@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -211,3 +213,33 @@ def test_all_tables_and_figures_show_it(project: Project) -> None:
     assert "HARBOUR" in (report / "table_1.txt").read_text()
     assert '"harbour"' in (report / "metrics.json").read_text()
     assert "harbour" in (report / "report.html").read_text().lower()
+
+
+@pytest.mark.slow
+def test_a_row_trains_on_it(project: Project) -> None:
+    """A row that names it is trained and evaluated like any other, and what it has shown counts as seen."""
+    describe(project.root, "yard", YARD)
+    draw(project.root, [0, 1, 2, 255])
+    row = "  - label: {weight: yard}\n    set: {data.train: yard, data.validation: yard}\n"
+    table = "params/tables/table_3d.yaml"
+    project.write(table, (project.root / table).read_text() + row)
+    number = len(Plan(project.root, "sample").tables["table_3d"].rows)
+    run, evaluation = project.ids("table_3d", number)
+    project.succeed("prepare", "yard")
+    project.succeed("train", run)
+    project.succeed("evaluate", evaluation)
+    result = json.loads((project.results / "evaluations" / evaluation / "evaluation.json").read_text())
+    seen = {c["name"] for c in result["benchmarks"]["a-150"]["classes"] if c["seen"]}
+    assert {"sky", "boat", "sea"} <= seen
+    assert "tree" not in seen
+
+
+def test_the_workflow_prepares_it(project: Project) -> None:
+    describe(project.root, "harbour", HARBOUR)
+    planned = subprocess.run(
+        [Path(sys.executable).parent / "snakemake", "-n", "--quiet", "host", "--", "main"],
+        cwd=project.root, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    text = planned.stdout + planned.stderr
+    assert "preparing harbour" in text
+    assert "training " not in text

@@ -4,7 +4,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from fgaseg.data.raw.base import read_ids
 from fgaseg.data.raw.pascal import labelled
 from fgaseg.plan import Plan
 from fgaseg.sample.datasets import write_sample
-from fgaseg.verification.scan import scan
+from fgaseg.verification.scan import Scan, scan
 from fgaseg.verification.sheet import contact_sheet
 from fgaseg.verification.shift import shift_remarks
 from fgaseg.verification.verify import Verification, verify
@@ -240,7 +240,19 @@ def test_real_photographs_repeated_often_speak_for_no_shift() -> None:
     assert shift_remarks(raw, scans * 50) == []
 
 
-@pytest.mark.parametrize(("count", "words"), [(5105, "site counts 5105"), (5000, "104 are missing")])
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [(range(20), "ids are one too low"), (range(2, 21), "ids are one too high"), (range(21), ""), ([0, 3], "")],
+)
+def test_a_table_of_which_only_an_end_is_missing_is_shifted(ids: Iterable[int], words: str) -> None:
+    shown = np.unique([0, *ids])
+    one = Scan(shown, np.where(shown == 0, 90, 1), np.zeros((len(shown), 3), np.float32))
+    remarks = shift_remarks(RAW_DATASETS["pas-20"], [one])
+    assert words in " ".join(remarks)
+    assert bool(remarks) == bool(words)
+
+
+@pytest.mark.parametrize(("count", "words"), [(5105, "5105 is often said"), (5000, "104 are missing")])
 def test_counts_of_pascal_context_are_told_apart(count: int, words: str) -> None:
     from fgaseg.verification.verify import _miscounted
 

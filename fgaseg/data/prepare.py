@@ -18,6 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from fgaseg.data.journal import Journal, Row
@@ -72,9 +73,12 @@ def prepare_items(raw: RawDataset, items: list[Item], out: Path, workers: int = 
 
 
 def recipe(raw: RawDataset) -> str:
-    """A hash of what decides the written files beside the raw ones: the rules of `raw` and the encoders' settings."""
-    rules = (raw.name, raw.table, sorted(raw.allowed), raw.short_side, str(Path.cwd()), JPEG_QUALITY, COMPRESSION)
-    return hashlib.sha256(repr(rules).encode()).hexdigest()[:12]
+    """A hash of what decides the written files beside the raw ones: the rules of `raw`, this code and the encoders."""
+    rules = (raw.name, raw.table, sorted(raw.allowed), raw.short_side, str(Path.cwd()), PIL.__version__)
+    digest = hashlib.sha256(repr(rules).encode())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _sweep(out: Path, finished: dict[str, Row]) -> None:

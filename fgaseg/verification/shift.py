@@ -1,9 +1,10 @@
 """Are labels shifted by one? Each file is sound then, every score is nearly zero, and nothing else tells.
 
-Three witnesses, each with a remark that it makes only where it is sure:
+Four witnesses, each with a remark that it makes only where it is sure:
 
 * ids that no published file of the dataset holds: COCO-Stuff leaves out 11 of its 182;
 * VOC's background, which covers most of most photographs: it may not have become a class, or the void around objects;
+* the table's ends: if every class of a published dataset is seen, but the first or the last is not, it has become another;
 * colours: what is called sky is bright and not reddish, grass is green, water not reddish, snow bright, sand not bluish. The
   regions that are called so are compared with those that would be called so if all ids were one higher, or one lower.
 """
@@ -60,7 +61,8 @@ class _Evidence:
 
 def shift_remarks(raw: RawDataset, scans: Sequence[Scan]) -> list[str]:
     """One sentence for each witness that has found labels shifted by one, or void among the classes."""
-    found = [_holes(raw, scans), _background(raw, scans), _colours(raw, scans), _void_among_classes(raw)]
+    witnesses = (_holes, _background, _ends, _colours)
+    found = [*(witness(raw, scans) for witness in witnesses), _void_among_classes(raw)]
     return [remark for remark in found if remark]
 
 
@@ -102,6 +104,21 @@ def _background(raw: RawDataset, scans: Sequence[Scan]) -> str:
         f"background, id {expected}, is in {images.get(expected, 0)} of {len(sound)} files, while id {called} covers "
         f"{100 * pixels[largest] / sum(pixels.values()):.0f} % of all pixels: the labels are shifted, or void took "
         "background's place; unpack them again"
+    )
+
+
+def _ends(raw: RawDataset, scans: Sequence[Scan]) -> str:
+    if not isinstance(raw.classes, str):
+        return ""
+    seen = set[int]().union(*(one.ids.tolist() for one in scans))
+    unseen = [entry for entry in raw.table if entry.raw_id not in seen]
+    first, last = (pick(raw.table, key=lambda entry: entry.raw_id) for pick in (min, max))
+    if unseen not in ([first], [last]):
+        return ""
+    direction = "one too high" if unseen == [first] else "one too low"
+    return (
+        f"all classes are seen but the {'first' if unseen == [first] else 'last'}, '{unseen[0].name}': ids are {direction}; "
+        "unpack the labels again"
     )
 
 

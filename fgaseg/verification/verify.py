@@ -19,7 +19,7 @@ from fgaseg.verification.scan import Scan, scan_all
 from fgaseg.verification.shift import seen_pixels, shift_remarks
 
 CONTEXT_TWINS = (5104, 5105)
-"""Pascal Context's own site counts one validation photograph more than its lists hold."""
+"""Pascal Context's validation photographs: as many as its lists hold, and as many as are often said to be."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def verify(plan: Plan, name: str, workers: int | None = None, quiet: bool = True
 def _miscounted(name: str, folder: Path, there: int, expected: int) -> str:
     if {there, expected} == set(CONTEXT_TWINS):
         return (
-            f"{folder}: {there} photographs with labels, where {expected} are expected: the site counts 5105, the published "
+            f"{folder}: {there} photographs with labels, where {expected} are expected: 5105 is often said, the published "
             "list and trainval_merged.json hold 5104; remove ImageSets/SegmentationContext/val.txt for the published list"
         )
     verb = "are missing" if there < expected else "are too many"

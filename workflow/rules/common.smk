@@ -41,6 +41,7 @@ CLUSTER = {name: choice for name, choice in CHOICES.items() if choice is not Non
 
 wildcard_constraints:
     dataset="|".join(PLAN.datasets),
+    content="|".join([PLAN.paths.data, *PLAN.own.values()]),
     backbone="|".join(PLAN.backbones),
     identity="|".join(PLAN.paths.weights.values()),
     run="|".join(PLAN.runs),

@@ -5,9 +5,10 @@ rule prepare:
     input:
         dataset_source,
     output:
-        dataset_files("{dataset}"),
+        f"{RESULTS}/data/{{content}}/{{dataset}}/index.csv",
+        f"{RESULTS}/data/{{content}}/{{dataset}}/classes.json",
     log:
-        f"{LOGS}/prepare/{{dataset}}.log",
+        f"{LOGS}/prepare/{{dataset}}-{{content}}.log",
     conda:
         ENVIRONMENT
     threads: PREPARE_PROCESSES
