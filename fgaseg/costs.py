@@ -10,6 +10,7 @@ from itertools import pairwise
 from math import ceil
 from statistics import median
 
+from fgaseg.catalogue import OwnDataset
 from fgaseg.errors import UserError
 from fgaseg.files import read_json
 from fgaseg.plan import Plan, Scope
@@ -19,14 +20,8 @@ from fgaseg.schema import Training
 from fgaseg.training.metrics import read_metrics
 from fgaseg.training.starts import read_starts
 
-PUBLISHED = {"coco-stuff-train": 118287, "coco-stuff-val": 5000, "a-847": 2000, "pc-459": 5104, "a-150": 2000}
-PUBLISHED |= {"pc-59": 5104, "pas-20": 1449}
-"""How many images each dataset is published with."""
 VALIDATED_LIKE = "a-150"
 """The benchmark with about as many classes as training has: an image of a validation takes as long."""
-
-_MINIATURES = {"coco-stuff-train": "coco-train", "coco-stuff-val": "coco-val", "pc-459": "context", "pc-59": "context"}
-_MINIATURES |= {"a-847": "a-847", "a-150": "a-150", "pas-20": "voc"}
 
 
 @dataclass(frozen=True)
@@ -87,11 +82,17 @@ def validations(training: Training, step: int = 0) -> int:
 
 
 def images(plan: Plan, dataset: str) -> int:
-    """How many images a dataset has: as many as its index once it is prepared, before that as it is published with."""
+    """How many images a dataset has: as many as its index once it is prepared, before that as it is published with.
+
+    A user's own has as many as there are labels.
+    """
     index = plan.paths.dataset(dataset) / "index.csv"
     if index.exists():
         return len(index.read_bytes().splitlines()) - 1
-    return PUBLISHED[dataset] if plan.scale == "paper" else MINIATURES[_MINIATURES[dataset]].count
+    found = plan.datasets[dataset]
+    if isinstance(found, OwnDataset):
+        return sum(1 for _ in (plan.root / found.labels).glob("*.png"))
+    return found.images if plan.scale == "paper" else MINIATURES[found.miniature].count
 
 
 class Measured:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 
 from fgaseg.costs import Costs, Machines, Work, images
-from fgaseg.data.raw import RAW_DATASETS
+from fgaseg.data.raw import raw_dataset
 from fgaseg.errors import UserError
 from fgaseg.params import load_launch
 from fgaseg.plan import Plan, Scope
@@ -71,7 +71,8 @@ def disk(plan: Plan, scope: Scope, left: Collection[str], at_once: int) -> tuple
     models = {run: sizes(params.vlm, params.model)[0] for run, params in runs.items()}
     checkpoints = {run: (KEPT + 1) * sum(sizes(params.vlm, params.model)[:2]) for run, params in runs.items()}
     backbones = {row.params.vlm.backbone: sizes(row.params.vlm, row.params.model)[2] for row in rows.values()}
-    shrunk = [name for name, raw in RAW_DATASETS.items() if raw.short_side]
+    raws = [raw_dataset(dataset, plan.root, data.root)[0] for dataset in plan.datasets.values()]
+    shrunk = [raw.name for raw in raws if raw.short_side]
     label, photo = LABEL_BYTES[plan.scale], PHOTO_BYTES[plan.scale]
     labels = {
         name: images(plan, name) * (label + photo * (name in shrunk))

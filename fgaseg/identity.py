@@ -2,15 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
+from fgaseg.catalogue import OwnDataset
 from fgaseg.errors import UserError
 from fgaseg.params import read_yaml
 from fgaseg.schema import Params
 
 Method = Literal["fgaseg", "dense_clip"]
+
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def _short_hash(content: Mapping[str, Any]) -> str:
@@ -45,25 +49,50 @@ def data_digest(root: Path, data_root: str) -> str:
     return "untracked" if path is None else _digests(path)[root / data_root]
 
 
-def run_id(params: Params, digest: str) -> str:
-    """Identity of a training: all that decides its weights, and nothing else."""
+def own_id(own: OwnDataset, root: Path) -> str:
+    """Identity of a user's own dataset: its description, and the digests of its folders where DVC tracks them."""
+    digests = [_folder_digest(root, folder) for folder in (own.images, own.labels)]
+    return _short_hash(own.content() | {"digests": digests})[:8]
+
+
+def _folder_digest(root: Path, folder: str) -> str:
+    """The digest of the folder, or of the nearest one around it, that DVC tracks; "untracked" where it tracks none."""
+    around = [folder, *(str(parent) for parent in Path(folder).parents if parent.name)]
+    return next((digest for each in around if (digest := data_digest(root, each)) != "untracked"), "untracked")
+
+
+def _of_own(names: Iterable[str], own: Mapping[str, str]) -> dict[str, Any]:
+    """A user's own datasets among `names` with their identities; nothing where there are none."""
+    used = {name: own[name] for name in names if name in own}
+    return {"own": used} if used else {}
+
+
+def run_id(params: Params, digest: str, own: Mapping[str, str] = NONE) -> str:
+    """Identity of a training: all that decides its weights, and nothing else.
+
+    `own` has the identities of a user's own datasets.
+    """
     p = params.model_dump(mode="json")
     vlm = {k: v for k, v in p["vlm"].items() if k not in ("backbone", "label")}
-    data = {k: p["data"][k] for k in ("train", "train_classes")}
+    data = {k: p["data"][k] for k in ("train", "train_classes")} | _of_own([params.data.train], own)
     training = {k: v for k, v in p["training"].items() if k != "validate_every"}
     parts = {"vlm": vlm, "model": p["model"], "training": training, "data": data}
     return _short_hash(parts | {"digest": digest, "revision": params.revision.training})
 
 
-def eval_id(params: Params, method: Method, digest: str) -> str:
-    """Identity of an evaluation: the training (or the untrained CLIP) and how it is scored."""
+def eval_id(params: Params, method: Method, digest: str, own: Mapping[str, str] = NONE) -> str:
+    """Identity of an evaluation: the training (or the untrained CLIP) and how it is scored.
+
+    `own` has the identities of a user's own datasets.
+    """
     p = params.model_dump(mode="json")
     if method == "fgaseg":
-        subject: Any = run_id(params, digest)
+        subject: Any = run_id(params, digest, own)
     else:
         subject = {k: p["vlm"][k] for k in ("architecture", "pretrained", "image_size", "dense_residual", "prompts")}
     scoring = {k: v for k, v in p["evaluation"].items() if k != "panels"}
     parts = {"subject": subject, "method": method, "evaluation": scoring, "benchmarks": p["data"]["benchmarks"]}
+    parts |= _of_own([params.data.train, *params.data.benchmarks], own)
     return _short_hash(parts | {"digest": digest, "revision": params.revision.evaluation})
 
 

@@ -1,7 +1,7 @@
 """Where things are: one place that knows the layout of `results/`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -9,14 +9,15 @@ from pathlib import Path
 class Paths:
     """The folders and files of one scale below the project's root.
 
-    `data` identifies the raw data, `weights` those of each backbone: what is made of others has another path, so that no
-    leftover of theirs is taken for new, whatever its age.
+    `data` identifies the raw data, `own` those of each dataset of a user's own, `weights` those of each backbone: what is
+    made of others has another path, so that no leftover of theirs is taken for new, whatever its age.
     """
 
     root: Path
     scale: str
     data: str
     weights: Mapping[str, str]
+    own: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def results(self) -> Path:
@@ -38,7 +39,7 @@ class Paths:
 
     def dataset(self, name: str) -> Path:
         """A prepared dataset: index.csv, classes.json, labels/."""
-        return self.results / "data" / self.data / name
+        return self.results / "data" / self.own.get(name, self.data) / name
 
     def vlm(self, backbone: str) -> Path:
         """The weights of a backbone as open_clip loads them."""

@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from fgaseg.catalogue import Dataset, OwnDataset, datasets
 from fgaseg.errors import UserError
-from fgaseg.identity import Method, data_digest, data_id, eval_id, run_id, weights_id
+from fgaseg.identity import Method, data_digest, data_id, eval_id, own_id, run_id, weights_id
 from fgaseg.params import Resolver, read_yaml
 from fgaseg.paths import Paths
 from fgaseg.schema import Evaluation, Params, Scale
@@ -24,14 +25,14 @@ _OTHER_KEYS = {"method", "ref", "vlm", "backbone", "train", "group", "published"
 _TABLE_KEYS = {"title", "caption", "target", "reference", "others", "rows"}
 
 
-def _numbers(row: Mapping[str, Any], key: str, count: int, where: str) -> tuple[float | None, ...]:
-    """Published numbers of a row, one for each of `count` benchmarks, or none at all."""
+def _numbers(row: Mapping[str, Any], key: str, count: int, added: int, where: str) -> tuple[float | None, ...]:
+    """Published numbers of a row, one for each of `count` benchmarks and none for `added` ones, or none at all."""
     numbers = row.get(key, [])
     if not isinstance(numbers, list) or not all(isinstance(n, int | float | None) for n in numbers):
         raise UserError(f"{where}: {key}: a list of {count} numbers is expected, null for none")
     if numbers and len(numbers) != count:
         raise UserError(f"{where}: {key} has {len(numbers)} numbers for {count} benchmarks; write null for none")
-    return tuple(numbers)
+    return (*numbers, *[None] * added) if numbers else ()
 
 
 def _whole(content: Mapping[str, Any], key: str, where: str, most: int | None = None) -> int | None:
@@ -129,10 +130,12 @@ class Plan:
             raise UserError(f"scale: '{scale}' is unknown; choose sample or paper")
         self.root, self.scale = root, scale
         self._resolver = Resolver(root, scale)
-        self.default = self._resolver.default
+        self.datasets = datasets(root, scale)
+        self.default = self._resolve({}, str(root / "params" / "base.yaml"))
         self.digest = data_digest(root, self.default.data.root)
+        self.own = {name: own_id(found, root) for name, found in self.datasets.items() if isinstance(found, OwnDataset)}
         weights = {name: weights_id(backbone, self.digest) for name, backbone in self._resolver.backbones.items()}
-        self.paths = Paths(root, scale, data_id(self.default.data.root, self.digest), weights)
+        self.paths = Paths(root, scale, data_id(self.default.data.root, self.digest), weights, self.own)
         files = sorted(
             (root / "params" / "tables").glob("*.yaml"), key=lambda path: (not path.stem.startswith("table_"), path.stem)
         )
@@ -156,7 +159,13 @@ class Plan:
         others = content.get("others", [])
         if not isinstance(others, list) or not all(isinstance(o, dict) and o.keys() == _OTHER_KEYS for o in others):
             raise UserError(f"{path}: others: a list of rows is expected, each with {', '.join(sorted(_OTHER_KEYS))}")
+        others = [other | {"published": [*other["published"], *[None] * self._added]} for other in others]
         return Table(path.stem, content["title"], content["caption"], rows, target, tuple(others))
+
+    @property
+    def _added(self) -> int:
+        """How many of the benchmarks are a user's own, for which nothing is published."""
+        return sum(name in self.own for name in self.default.data.benchmarks)
 
     def _row(self, path: Path, number: int, row: dict[str, Any], rows: int, reference: int | None) -> Row:
         where = f"{path}, row {number}"
@@ -175,11 +184,12 @@ class Plan:
             raise UserError(
                 f"{where}: seeds: {seeds}, but dense_clip is not trained and every seed gives the same; leave it out"
             )
-        params = self._resolver.resolve(row.get("set", {}), where)
+        params = self._resolve(row.get("set", {}), where)
         if params.data.benchmarks != self.default.data.benchmarks:
             raise UserError(f"{where}: data.benchmarks: all rows are scored on the same benchmarks; change them in base.yaml")
         replicas = tuple(self._replica(params, method, i) for i in range(seeds))
-        count = len(params.data.benchmarks)
+        added = self._added
+        count = len(params.data.benchmarks) - added
         return Row(
             table=path.stem,
             number=number,
@@ -190,23 +200,45 @@ class Plan:
             eval_id=replicas[0].eval_id,
             replicas=replicas,
             reference=_whole(row, "reference", where, rows) or reference,
-            published=_numbers(row, "published", count, where),
-            published_ms=_numbers(row, "published_ms", count, where),
+            published=_numbers(row, "published", count, added, where),
+            published_ms=_numbers(row, "published_ms", count, added, where),
         )
 
     def _replica(self, params: Params, method: Method, i: int) -> Replica:
         if i:
             training = params.training.model_copy(update={"seed": params.training.seed + i})
             params = params.model_copy(update={"training": training})
-        run = run_id(params, self.digest) if method == "fgaseg" else None
-        return Replica(params, run, eval_id(params, method, self.digest))
+        run = run_id(params, self.digest, self.own) if method == "fgaseg" else None
+        return Replica(params, run, self._eval_id(params, method))
+
+    def _eval_id(self, params: Params, method: Method) -> str:
+        return eval_id(params, method, self.digest, self.own)
+
+    def _resolve(self, delta: Mapping[str, Any], where: str) -> Params:
+        """The parameters of a row, scored on the user's own benchmarks after those that they name."""
+        params = self._resolver.resolve(delta, where)
+        data = params.data
+        own = [name for name, d in self.datasets.items() if isinstance(d, OwnDataset) and d.role == "benchmark"]
+        data = data.model_copy(update={"benchmarks": tuple(dict.fromkeys((*data.benchmarks, *own)))})
+        for key, names in (("train", (data.train,)), ("validation", (data.validation,)), ("benchmarks", data.benchmarks)):
+            role = "benchmark" if key == "benchmarks" else "training"
+            known = [name for name, dataset in self.datasets.items() if dataset.role == role]
+            for name in names:
+                if name not in known:
+                    raise UserError(f"{where}: data.{key}: '{name}' is unknown; known are {', '.join(known)}")
+        if self.datasets[data.train].classes != self.datasets[data.validation].classes:
+            raise UserError(
+                f"{where}: data.validation: '{data.validation}' has other classes than data.train '{data.train}'; "
+                f"set data.validation to one of the same classes, such as {data.train}"
+            )
+        return params.model_copy(update={"data": data})
 
     def _require_main_rows(self) -> None:
         """Every report compares with these two."""
         ids = {row.eval_id for row in self.tables["table_1"].rows} if "table_1" in self.tables else set()
         methods: tuple[Method, ...] = ("dense_clip", "fgaseg")
         for method in methods:
-            if eval_id(self.default, method, self.digest) not in ids:
+            if self._eval_id(self.default, method) not in ids:
                 path = self.root / "params" / "tables" / "table_1.yaml"
                 raise UserError(f"{path}: a row with method: {method} and no other changes is missing; add it")
 
@@ -245,7 +277,7 @@ class Plan:
 
     def is_default(self, row: Row) -> bool:
         """Whether the row is the default model, evaluated in the default way."""
-        return row.eval_id == eval_id(self.default, "fgaseg", self.digest)
+        return row.eval_id == self._eval_id(self.default, "fgaseg")
 
     @property
     def default_row(self) -> Row:
@@ -265,7 +297,7 @@ class Plan:
     @property
     def main_rows(self) -> list[Row]:
         """The two rows of the main job: the untrained CLIP that the default model starts from, and the default model."""
-        dense = eval_id(self.default, "dense_clip", self.digest)
+        dense = self._eval_id(self.default, "dense_clip")
         return [next(row for row in self.tables["table_1"].rows if row.eval_id == dense), self.default_row]
 
     @property
@@ -277,6 +309,12 @@ class Plan:
         """All rows, once for each seed, whose run or evaluation id starts with `wanted`."""
         singles = [single for row in self.rows for single in row.single]
         return [row for row in singles if wanted and any(i and i.startswith(wanted) for i in (row.run_id, row.eval_id))]
+
+    def find_dataset(self, wanted: str) -> Dataset:
+        """The dataset of this name."""
+        if wanted not in self.datasets:
+            raise UserError(f"unknown dataset {wanted!r}: choose one of {', '.join(self.datasets)}")
+        return self.datasets[wanted]
 
     def find_run(self, wanted: str) -> str:
         """The run id that starts with `wanted`."""

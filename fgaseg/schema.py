@@ -6,7 +6,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Scale = Literal["sample", "paper"]
 Precision = Literal["float32", "bfloat16", "float16"]
-Benchmark = Literal["a-847", "pc-459", "a-150", "pc-59", "pas-20"]
 OF_BACKBONE = ("label", "architecture", "pretrained", "image_size", "guidance_layers")
 """The parameters of `vlm` that a scale's backbones give."""
 
@@ -25,9 +24,9 @@ class Revision(_Frozen):
 
 class Data(_Frozen):
     root: str
-    train: Literal["coco-stuff-train"]
-    validation: Literal["coco-stuff-val"]
-    benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
+    train: str
+    validation: str
+    benchmarks: tuple[str, ...] = Field(min_length=1)
     train_classes: Literal["all", "present"]
 
 

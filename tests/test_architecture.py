@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "fgaseg"
 
 FORBIDDEN = {
+    "catalogue": {"plan", "paths", "data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
     "schema": {"params", "plan", "paths", "data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
     "params": {"plan", "paths", "data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
     "plan": {"data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
@@ -29,6 +30,8 @@ FORBIDDEN = {
     "evaluation": {"training", "reporting", "sample", "cli"},
     "reporting": {"model", "training", "sample", "loading", "cli"},
     "sample": {"training", "reporting", "cli"},
+    "intake": {"model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
+    "verification": {"model", "training", "evaluation", "loading", "cli"},
 }
 OUTSIDE = {
     "model": {"mlflow", "submitit", "snakemake", "dvc", "pandas"},

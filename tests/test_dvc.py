@@ -145,7 +145,7 @@ def test_everything_that_decides_the_study_is_a_dependency() -> None:
     stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["study"]
     files = {next(iter(entry)) for entry in stage["params"]}
     assert files == {"params/base.yaml", "params/workflow.yaml", "params/scale/${scale}.yaml"}
-    assert set(stage["deps"]) == {"Snakefile", "workflow", "fgaseg", "params/tables", "data/${scale}"}
+    assert set(stage["deps"]) == {"Snakefile", "workflow", "fgaseg", "params/datasets", "params/tables", "data/${scale}"}
 
 
 def test_no_path_belongs_to_both_tools() -> None:

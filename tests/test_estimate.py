@@ -15,7 +15,8 @@ import pytest
 import torch
 from fabricated import write_evaluation
 
-from fgaseg.costs import PUBLISHED, Costs, Machines, Measured, Work, images, makespan, validations
+from fgaseg.catalogue import KNOWN
+from fgaseg.costs import Costs, Machines, Measured, Work, images, makespan, validations
 from fgaseg.data.raw import RAW_DATASETS
 from fgaseg.errors import UserError
 from fgaseg.estimate import EVALUATION_BYTES, disk, estimate, size, sizes
@@ -251,7 +252,7 @@ def test_the_sample_scale_counts_processes(tmp_path: Path) -> None:
 
 
 def test_images_are_counted_where_the_dataset_is_prepared(plan: Plan) -> None:
-    assert {name: images(plan, name) for name in PUBLISHED} == PUBLISHED
+    assert {name: images(plan, name) for name in KNOWN} == {name: known.images for name, known in KNOWN.items()}
     index = plan.paths.dataset("a-150") / "index.csv"
     index.parent.mkdir(parents=True)
     index.write_text("image,label,width,height\na.jpg,a.png,1,1\nb.jpg,b.png,1,1\n")
@@ -261,7 +262,7 @@ def test_images_are_counted_where_the_dataset_is_prepared(plan: Plan) -> None:
 def test_the_sample_ships_as_many_images_as_are_counted(tmp_path: Path) -> None:
     write_sample(tmp_path / "data")
     plan = Plan(copied(tmp_path), "sample")
-    assert {name: images(plan, name) for name in PUBLISHED} == {
+    assert {name: images(plan, name) for name in KNOWN} == {
         name: len(raw.items(tmp_path / "data")) for name, raw in RAW_DATASETS.items()
     }
 

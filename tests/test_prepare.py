@@ -14,7 +14,7 @@ from PIL import Image
 from fgaseg.data.classes import ClassEntry, class_table
 from fgaseg.data.prepare import prepare, prepare_items, shrink
 from fgaseg.data.raw import RAW_DATASETS
-from fgaseg.data.raw.ade20k import A_847, full_items, load_index, photographs
+from fgaseg.data.raw.ade20k import A_847, full_survey, load_index, photographs
 from fgaseg.data.raw.pascal import PUBLISHED_VAL, Segments
 from fgaseg.data.vocabulary import coco_matches, kind, seen
 from fgaseg.errors import UserError
@@ -163,9 +163,9 @@ def test_shrinking_picks_the_nearest_label() -> None:
 
 
 def test_the_index_chooses_the_split(raw_root: Path) -> None:
-    assert len(full_items(raw_root)) == 4
+    assert len(full_survey(raw_root).sound()) == 4
     with pytest.raises(UserError, match="lists no photograph of training"):
-        full_items(raw_root, "training")
+        full_survey(raw_root, "training")
 
 
 def test_an_index_of_numpy_arrays_is_read(tmp_path: Path) -> None:
@@ -233,8 +233,23 @@ def test_aliases_name_classes_that_exist() -> None:
 
 @pytest.mark.parametrize("concept", CONCEPTS, ids=lambda concept: concept.key)
 def test_vocabulary_agrees_with_the_sample_concepts(concept: Concept) -> None:
-    training = {c.names["coco-stuff"] for c in CONCEPTS if c.seen}
+    names = {c.names["coco-stuff"] for c in CONCEPTS if c.seen}
+    training = tuple(entry for entry in class_table("coco-stuff") if entry.name in names)
     for dataset, name in concept.names.items():
         entry = next(e for e in class_table(dataset) if e.name == name)
         assert seen(entry, training) is concept.seen, (dataset, name)
         assert kind(entry) == concept.kind, (dataset, name)
+
+
+def test_a_class_of_coco_stuff_means_itself_alone() -> None:
+    """So what a training on COCO-Stuff has shown is told by the names of its classes."""
+    assert {entry.name: coco_matches(entry) for entry in class_table("coco-stuff")} == {
+        entry.name: (entry.name,) for entry in class_table("coco-stuff")
+    }
+
+
+def test_a_name_that_coco_lacks_is_seen_where_training_has_it() -> None:
+    escalator, glove = ClassEntry(3, "escalator", ("moving staircase",)), ClassEntry(4, "Moving-Staircase", ())
+    assert seen(glove, (escalator,))
+    assert not seen(glove, (ClassEntry(3, "car", ()),))
+    assert seen(ClassEntry(0, "automobile", ("car",)), (ClassEntry(7, "car", ()),))

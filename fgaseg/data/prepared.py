@@ -2,14 +2,17 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fgaseg.catalogue import ClassEntry
 from fgaseg.data.raw.base import load_image
 from fgaseg.errors import UserError
 
@@ -41,6 +44,26 @@ class Sample:
         return labels
 
 
+class Samples(Sequence[Sample]):
+    """The samples of an index. Each is made when it is asked for: a hundred thousand at once would take seconds."""
+
+    def __init__(self, files: Sequence[tuple[str, str]]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Samples": ...
+    def __getitem__(self, index: int | slice) -> "Sample | Samples":
+        if isinstance(index, slice):
+            return Samples(self._files[index])
+        image, label = self._files[index]
+        return Sample(Path(image), Path(label))
+
+
 @dataclass(frozen=True)
 class PreparedClass:
     """One class of a prepared dataset; `present` tells whether any of its labels shows it."""
@@ -50,6 +73,11 @@ class PreparedClass:
     raw_id: int
     present: bool
     kind: str | None
+
+    @property
+    def entry(self) -> ClassEntry:
+        """The class as its table has it."""
+        return ClassEntry(self.raw_id, self.name, self.synonyms)
 
 
 class PreparedDataset:
@@ -61,12 +89,15 @@ class PreparedDataset:
             raise UserError(f"{folder}: not a prepared dataset; make it with `fgaseg prepare {folder.name}`")
 
     @cached_property
-    def samples(self) -> tuple[Sample, ...]:
+    def samples(self) -> Samples:
         path = self.folder / "index.csv"
         try:
             with path.open(newline="", encoding="utf-8") as file:
-                return tuple(Sample(Path(row["image"]), Path(row["label"])) for row in csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, KeyError, TypeError) as error:
+                reader = csv.reader(file)
+                columns = next(reader, [])
+                image, label = columns.index("image"), columns.index("label")
+                return Samples([(row[image], row[label]) for row in reader])
+        except (OSError, ValueError, IndexError, csv.Error) as error:
             raise self._damaged(path, error) from None
 
     @cached_property

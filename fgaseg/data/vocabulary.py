@@ -51,9 +51,20 @@ def coco_matches(entry: ClassEntry) -> tuple[str, ...]:
     return tuple(coco.name for coco in class_table("coco-stuff") if coco.name in found)
 
 
-def seen(entry: ClassEntry, training_classes: Collection[str]) -> bool:
-    """Whether a COCO-Stuff class that means the same as `entry` is among the names `training_classes`."""
-    return any(match in training_classes for match in coco_matches(entry))
+def seen(entry: ClassEntry, training_classes: Collection[ClassEntry]) -> bool:
+    """Whether one of `training_classes` means the same as `entry`: as a class of COCO-Stuff, or by name where COCO has none."""
+    trained, others = _meanings(tuple(training_classes))
+    matches = coco_matches(entry)
+    return any(match in trained for match in matches) or any(_normalise(name) in others for name in entry.all_names())
+
+
+@lru_cache(maxsize=8)
+def _meanings(classes: tuple[ClassEntry, ...]) -> tuple[frozenset[str], frozenset[str]]:
+    """The COCO-Stuff classes that `classes` mean, and the normalised names of those that mean none."""
+    matches = {entry: coco_matches(entry) for entry in classes}
+    trained = frozenset(match for found in matches.values() for match in found)
+    others = frozenset(_normalise(name) for entry, found in matches.items() if not found for name in entry.all_names())
+    return trained, others
 
 
 def kind(entry: ClassEntry) -> Literal["stuff", "thing"] | None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from fgaseg.data.classes import class_table
+from fgaseg.catalogue import ClassEntry
 from fgaseg.data.prepared import PreparedDataset, Sample
 from fgaseg.data.vocabulary import seen
 from fgaseg.errors import UserError
@@ -105,7 +105,7 @@ def evaluate_row(plan: Plan, row: Row, launch: Launch) -> Path:
     device = set_up_torch(launch.threads)
     params = row.params
     training = PreparedDataset(plan.paths.dataset(params.data.train))
-    trained_on = {c.name for c in training.classes if c.present}
+    trained_on = tuple(c.entry for c in training.classes if c.present)
     datasets: dict[str, PreparedDataset] = {
         benchmark: PreparedDataset(plan.paths.dataset(benchmark)) for benchmark in params.data.benchmarks
     }
@@ -133,7 +133,7 @@ def _score(
     row: Row,
     segmenter: Segmenter,
     datasets: dict[str, PreparedDataset],
-    trained_on: set[str],
+    trained_on: tuple[ClassEntry, ...],
     out: Path,
     bar: "tqdm[None]",
 ) -> None:
@@ -148,7 +148,7 @@ def _score(
         segmenter.set_vocabulary([c.name for c in dataset.classes])
         keep = _keep_panels(out, benchmark, params.evaluation.panels, panels, dataset.folder / "classes.json", bar)
         counts, seconds = evaluate_samples(segmenter, dataset.samples, len(dataset.classes), params.evaluation, each=keep)
-        is_seen = [seen(entry, trained_on) for entry in class_table(benchmark)]
+        is_seen = [seen(c.entry, trained_on) for c in dataset.classes]
         results[benchmark] = summarise(counts, dataset, is_seen, seconds)
         all_counts[benchmark] = counts
         if isinstance(segmenter, FGAsegSegmenter) and params.evaluation.panels:

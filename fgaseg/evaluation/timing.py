@@ -52,7 +52,7 @@ def _time_benchmark(
 ) -> list[tuple[_Variant, dict[str, Any]]]:
     segmenter.set_vocabulary([c.name for c in dataset.classes])
     variants = [_Variant(row.eval_id, row.params.evaluation.top_n) for row in table.rows] + [_Variant(None, None)]
-    samples, params = dataset.samples[: how.images], table.rows[0].params.evaluation
+    samples, params = list(dataset.samples[: how.images]), table.rows[0].params.evaluation
     for sample in (samples * how.warm_up)[: how.warm_up]:
         for variant in variants:
             variant.measure(segmenter, sample, params, warm=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fgaseg.data.raw import RAW_DATASETS
+from fgaseg.catalogue import OwnDataset
 from fgaseg.errors import UserError
 from fgaseg.identity import data_file
 from fgaseg.params import load_launch
@@ -40,12 +40,21 @@ CLUSTER = {name: choice for name, choice in CHOICES.items() if choice is not Non
 
 
 wildcard_constraints:
-    dataset="|".join(RAW_DATASETS),
+    dataset="|".join(PLAN.datasets),
+    content="|".join([PLAN.paths.data, *PLAN.own.values()]),
     backbone="|".join(PLAN.backbones),
     identity="|".join(PLAN.paths.weights.values()),
     run="|".join(PLAN.runs),
     evaluation="|".join(PLAN.evaluations),
     scope="main|all|fidelity",
+
+
+def dataset_source(wildcards):
+    """What tells that the raw data are others: the file of DVC, or the description of a user's own dataset."""
+    dataset = PLAN.datasets[wildcards.dataset]
+    if isinstance(dataset, OwnDataset):
+        return [str(dataset.described_in)]
+    return TRACKED_DATA
 
 
 def dataset_files(name):

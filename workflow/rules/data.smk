@@ -3,11 +3,12 @@
 
 rule prepare:
     input:
-        TRACKED_DATA,
+        dataset_source,
     output:
-        dataset_files("{dataset}"),
+        f"{RESULTS}/data/{{content}}/{{dataset}}/index.csv",
+        f"{RESULTS}/data/{{content}}/{{dataset}}/classes.json",
     log:
-        f"{LOGS}/prepare/{{dataset}}.log",
+        f"{LOGS}/prepare/{{dataset}}-{{content}}.log",
     conda:
         ENVIRONMENT
     threads: PREPARE_PROCESSES

@@ -5,23 +5,14 @@ Sources: COCO-Stuff's `labels.txt` (171 of 182 ids in use), ADEChallengeData2016
 """
 
 import csv
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from fgaseg.catalogue import ClassEntry
+
+__all__ = ["ClassEntry", "class_table"]
+
 _FOLDER = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class ClassEntry:
-    """One class: its id in the raw labels, the name that prompts use, and its further names."""
-
-    raw_id: int
-    name: str
-    synonyms: tuple[str, ...]
-
-    def all_names(self) -> tuple[str, ...]:
-        return (self.name, *self.synonyms)
 
 
 @lru_cache

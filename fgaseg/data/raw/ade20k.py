@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fgaseg.data.classes import class_table
-from fgaseg.data.raw.base import Item, RawDataset, RawIds, load_image, pair_folders, require
+from fgaseg.data.raw.base import Item, RawDataset, RawIds, Survey, load_image, pair_folders, require, survey
 from fgaseg.errors import UserError
 
 RELEASE = "ADE20K_2021_17_01"
@@ -76,7 +76,7 @@ def photographs(folder: Path) -> list[Item]:
     return [photograph(path) for path in sorted(folder.rglob("*.jpg"))]
 
 
-def full_items(root: Path, split: str = "validation") -> list[Item]:
+def full_survey(root: Path, split: str = "validation") -> Survey:
     """The photographs that the 2021 release's index lists for `split` ("training" or "validation")."""
     path = require(root / RELEASE / "index_ade20k.pkl", f"{_FULL} {root}")
     index = load_index(path)
@@ -89,10 +89,10 @@ def full_items(root: Path, split: str = "validation") -> list[Item]:
     listed = [root / str(folder) / str(file) for folder, file in files if split in Path(str(folder)).parts]
     if not listed:
         raise UserError(f"{path} lists no photograph of {split}: unpack {RELEASE}.zip again")
-    return [photograph(file) for file in listed]
+    return survey((partial(photograph, file) for file in listed), listed)
 
 
-def challenge_items(root: Path) -> list[Item]:
+def challenge_survey(root: Path) -> Survey:
     """The validation photographs of ADEChallengeData2016, in the order of their names."""
     folder = root / "ADEChallengeData2016"
     remedy = f"download {_CHALLENGE} and unpack it in {root}"
@@ -101,5 +101,5 @@ def challenge_items(root: Path) -> list[Item]:
     return pair_folders(images, annotations)
 
 
-A_150 = RawDataset("a-150", "a-150", challenge_items, highest=150)
-A_847 = RawDataset("a-847", "a-847", full_items, highest=OBJECT_NAMES, short_side=SHORT_SIDE)
+A_150 = RawDataset("a-150", "a-150", challenge_survey, highest=150)
+A_847 = RawDataset("a-847", "a-847", full_survey, highest=OBJECT_NAMES, short_side=SHORT_SIDE)

@@ -4,13 +4,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from fgaseg.data.raw.base import Item, RawDataset, pair_folders, require
+from fgaseg.data.raw.base import RawDataset, Survey, pair_folders, require
 
 _IMAGES = "http://images.cocodataset.org/zips"
 _MAPS = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip"
 
 
-def items(root: Path, split: Literal["train", "val"]) -> list[Item]:
+def survey(root: Path, split: Literal["train", "val"]) -> Survey:
     """The photographs of `split` under `root`/coco, in the order of their names."""
     folder = root / "coco"
     images = require(folder / f"{split}2017", f"download {_IMAGES}/{split}2017.zip and unpack it in {folder}")
@@ -19,5 +19,5 @@ def items(root: Path, split: Literal["train", "val"]) -> list[Item]:
     return pair_folders(images, annotations)
 
 
-COCO_STUFF_TRAIN = RawDataset("coco-stuff-train", "coco-stuff", partial(items, split="train"), highest=181, void=(255,))
-COCO_STUFF_VAL = RawDataset("coco-stuff-val", "coco-stuff", partial(items, split="val"), highest=181, void=(255,))
+COCO_STUFF_TRAIN = RawDataset("coco-stuff-train", "coco-stuff", partial(survey, split="train"), highest=181, void=(255,))
+COCO_STUFF_VAL = RawDataset("coco-stuff-val", "coco-stuff", partial(survey, split="val"), highest=181, void=(255,))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fgaseg.data.raw.base import Item, RawDataset, RawIds, read_ids, require
+from fgaseg.data.raw.base import Item, RawDataset, RawIds, Survey, read_ids, require, survey
 from fgaseg.errors import UserError
 
 PUBLISHED_VAL = Path(__file__).parents[1] / "pascal_context_val.txt"
@@ -73,7 +73,15 @@ def labelled(image: Path, annotation: Path, listed_in: Path, read: Callable[[Pat
     return Item(image, annotation, partial(read, annotation))
 
 
-def voc_items(root: Path) -> list[Item]:
+def _listed_survey(
+    images: Path, labels: Path, suffix: str, listed: Path, stems: list[str], read: Callable[[Path], RawIds]
+) -> Survey:
+    """The photographs of a list with the labels `<stem><suffix>`."""
+    pairs = [(images / f"{stem}.jpg", labels / f"{stem}{suffix}") for stem in stems]
+    return survey((partial(labelled, image, label, listed, read) for image, label in pairs), (image for image, _ in pairs))
+
+
+def voc_survey(root: Path) -> Survey:
     """VOC 2012's validation photographs, by its own list, with the labels of `SegmentationClassAug`."""
     folder = root / "VOCdevkit" / "VOC2012"
     remedy = f"download {_VOC2012} and unpack it in {root}"
@@ -83,10 +91,10 @@ def voc_items(root: Path) -> list[Item]:
         folder / "SegmentationClassAug",
         f"download SegmentationClassAug.zip (VOC's labels with SBD's) and unpack it in {folder}",
     )
-    return [labelled(images / f"{stem}.jpg", labels / f"{stem}.png", listed) for stem in read_list(listed, remedy)]
+    return _listed_survey(images, labels, ".png", listed, read_list(listed, remedy), read_ids)
 
 
-def context_459_items(root: Path) -> list[Item]:
+def context_459_survey(root: Path) -> Survey:
     """Pascal Context's validation photographs with their `.mat` label maps.
 
     The data root's own `ImageSets/SegmentationContext/val.txt` says which, as mmsegmentation writes it; without that
@@ -98,24 +106,28 @@ def context_459_items(root: Path) -> list[Item]:
     own = folder / "ImageSets" / "SegmentationContext" / "val.txt"
     listed = own if own.exists() else PUBLISHED_VAL
     stems = read_list(listed, f"unpack it again, or remove it for the published list of {PUBLISHED_VAL.name}")
-    return [labelled(images / f"{stem}.jpg", labels / f"{stem}.mat", listed, read_label_map) for stem in stems]
+    return _listed_survey(images, labels, ".mat", listed, stems, read_label_map)
 
 
-def context_59_items(root: Path) -> list[Item]:
+def context_59_survey(root: Path) -> Survey:
     """The photographs of phase "val" in `trainval_merged.json`, in the file's order."""
     folder = root / "VOCdevkit" / "VOC2010"
     images = require(folder / "JPEGImages", f"download {_VOC2010} and unpack it in {root}")
     path = require(folder / "trainval_merged.json", f"download {_DETAIL} and put it in {folder}")
-    items: list[Item] = []
-    for name, segments in _validation_segments(path).items():
-        if not (images / name).exists():
-            raise UserError(f"{images / name} is missing, though {path} lists it: unpack {_VOC2010} again")
-        if not segments.segments:
-            raise UserError(f"{images / name} has no label: {path} holds no segment of it; download {_DETAIL} again")
-        items.append(Item(images / name, Path(segments.source), segments))
-    if not items:
+    found = _validation_segments(path)
+    if not found:
         raise UserError(f"{path} lists no photograph of phase val: download {_DETAIL} again")
-    return items
+    makers = (partial(_segmented, images / name, path, segments) for name, segments in found.items())
+    return survey(makers, (images / name for name in found))
+
+
+def _segmented(image: Path, listed_in: Path, segments: Segments) -> Item:
+    """A photograph with its segments; UserError if either is missing."""
+    if not image.exists():
+        raise UserError(f"{image} is missing, though {listed_in} lists it: unpack {_VOC2010} again")
+    if not segments.segments:
+        raise UserError(f"{image} has no label: {listed_in} holds no segment of it; download {_DETAIL} again")
+    return Item(image, Path(segments.source), segments)
 
 
 def _validation_segments(path: Path) -> dict[str, Segments]:
@@ -138,6 +150,6 @@ def _validation_segments(path: Path) -> dict[str, Segments]:
         raise UserError(f"{path} is no trainval_merged.json ({error!r}): download {_DETAIL} again") from error
 
 
-PAS_20 = RawDataset("pas-20", "pas-20", voc_items, highest=20, void=(255,))
-PC_59 = RawDataset("pc-59", "pc-59", context_59_items, highest=459)
-PC_459 = RawDataset("pc-459", "pc-459", context_459_items, highest=459)
+PAS_20 = RawDataset("pas-20", "pas-20", voc_survey, highest=20, void=(255,))
+PC_59 = RawDataset("pc-59", "pc-59", context_59_survey, highest=459)
+PC_459 = RawDataset("pc-459", "pc-459", context_459_survey, highest=459)
