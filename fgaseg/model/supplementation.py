@@ -52,8 +52,9 @@ class Fuse(nn.Module):
         """The linear map of a concatenation is the sum of two linear maps: nothing is concatenated."""
         if self.linear is None:
             return a + b
-        weight = self.linear.weight[:, :, 0, 0]
-        return F.linear(b, weight[:, self.dim :]).add_(self.linear.bias).add_(F.linear(a, weight[:, : self.dim]))
+        assert self.linear.bias is not None
+        first, second = self.linear.weight[:, :, 0, 0].split(self.dim, 1)
+        return F.linear(a, first).add_(F.linear(b, second)).add_(self.linear.bias)
 
 
 class MapEmbedding(nn.Module):
