@@ -1,0 +1,115 @@
+"""`python -m benchmarks.modules`: where the time of one crop goes, module by module, and the GFLOP/s that each reaches."""
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.model import VOCABULARIES, crop, paper_model, tokens
+from fgaseg.model.fgaseg import FGAseg
+
+PARTS: dict[str, Callable[[FGAseg], list[nn.Module]]] = {
+    "P2Tformer": lambda m: [m.p2tformer] if m.p2tformer else [],
+    "LCS": lambda m: [m.local] if m.local else [],
+    "embedding and fusion of the maps": lambda m: [m.embed_global, m.embed_local, m.fuse],
+    "spatial aggregation": lambda m: list(m.propagation.spatial),
+    "of that, window attention": lambda m: [block.attention for pair in m.propagation.spatial for block in pair.blocks],
+    "of that, MLP": lambda m: [block.mlp for pair in m.propagation.spatial for block in pair.blocks],
+    "class aggregation": lambda m: list(m.propagation.classes),
+    "decoder": lambda m: [m.decoder],
+    "of that, stage 1": lambda m: [m.decoder.stages[0]],
+    "of that, stage 2": lambda m: [m.decoder.stages[1]],
+    "of that, head": lambda m: [m.decoder.head],
+}
+
+
+class _Encoder(nn.Module):
+    """The image encoder as a module, so that it can be watched like the others."""
+
+    def __init__(self, encode: Callable[..., Any]) -> None:
+        super().__init__()
+        self.encode = encode
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return self.encode(images)
+
+
+@contextmanager
+def _watched(parts: dict[str, list[nn.Module]], enter: Callable[[str], None], leave: Callable[[str], None]) -> Iterator[None]:
+    hooks = []
+    for name, modules in parts.items():
+        for module in modules:
+            hooks.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
+            hooks.append(module.register_forward_hook(lambda *_, name=name: leave(name)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def measure(classes: int, repeats: int) -> dict[str, tuple[float, float]]:
+    """Seconds (the median) and GFLOP of each part of one crop; `whole` is all of it."""
+    model, image = paper_model().eval(), crop()
+    text = model.clip.encode_text(tokens(classes))
+    encoder = _Encoder(model.clip.encode_image)
+    model.clip.encode_image = encoder  # type: ignore[assignment, method-assign]
+    parts = {"whole": [model], "image encoder": [encoder]} | {name: find(model) for name, find in PARTS.items()}
+
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for _ in range(repeats + 1):
+        spent: dict[str, float] = defaultdict(float)
+
+        def enter(name: str, spent: dict[str, float] = spent) -> None:
+            spent[name] -= time.perf_counter()
+
+        def leave(name: str, spent: dict[str, float] = spent) -> None:
+            spent[name] += time.perf_counter()
+
+        with _watched(parts, enter, leave):
+            model(image, text)
+        for name, value in spent.items():
+            seconds[name].append(value)
+
+    flops: dict[str, float] = defaultdict(float)
+    with FlopCounterMode(display=False) as counter:
+
+        def open_account(name: str) -> None:
+            flops[name] -= counter.get_total_flops()
+
+        def close_account(name: str) -> None:
+            flops[name] += counter.get_total_flops()
+
+        with _watched(parts, open_account, close_account):
+            model(image, text)
+    return {name: (statistics.median(seconds[name][1:]), flops[name] / 1e9) for name in parts}
+
+
+@torch.no_grad()
+def main(
+    classes: Annotated[int, typer.Option(help=f"one of {', '.join(map(str, VOCABULARIES))}")] = 150,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """Print a table of the model's parts."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    found = measure(classes, repeats)
+    seconds, gflop = found["image encoder"]
+    rate = gflop / seconds
+    lines = [f"| K = {classes} | time | share | GFLOP | GFLOP/s | of the encoder's |", "|---|---|---|---|---|---|"]
+    for name, (taken, work) in found.items():
+        share, speed = taken / found["whole"][0], work / taken
+        lines.append(f"| {name} | {taken:.3f} s | {share:.0%} | {work:.1f} | {speed:.0f} | {speed / rate:.0%} |")
+    typer.echo("\n".join(lines))
+
+
+if __name__ == "__main__":
+    typer.run(main)

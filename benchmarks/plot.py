@@ -1,0 +1,46 @@
+"""`python -m benchmarks.plot RESULTS.json FIGURE.png`: the cost of one crop against the number of classes."""
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib
+import typer
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+SHOWN = ("plain", "fast", "fast, N = 16", "fast, N = 8", "fast, N = 1")
+
+
+def main(
+    results: Annotated[Path, typer.Argument(exists=True, help="what `python -m benchmarks 'crop*' --json` wrote")],
+    figure: Annotated[Path, typer.Argument(help="PNG file to write")],
+    allocator: str = "default",
+) -> None:
+    """Draw time and peak memory against K."""
+    lines: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+    for one in json.loads(results.read_text(encoding="utf-8"))["results"]:
+        found = re.fullmatch(r"crop, K = (\d+)", one["group"])
+        if found and one["allocator"] == allocator and one["name"] in SHOWN:
+            lines[one["name"]].append((int(found[1]), one["median"], sorted(one["peak"])[len(one["peak"]) // 2]))
+    drawing, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for name in (name for name in SHOWN if name in lines):
+        classes, seconds, peak = zip(*sorted(lines[name]), strict=True)
+        for axes, values in ((left, seconds), (right, peak)):
+            axes.plot(classes, values, marker="o", markersize=3.5, label=name)
+    for axes, label in ((left, "seconds"), (right, "peak memory of the process, GiB")):
+        axes.set(xlabel="classes K", ylabel=label, ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.axvline(256, color="grey", linewidth=0.8, linestyle=":")
+    left.annotate("cap: 256", (256, 0), xytext=(4, 4), textcoords="offset points", color="grey", fontsize=8)
+    left.legend(frameon=False, fontsize=8)
+    drawing.suptitle("One 384 x 384 crop, ViT-B/16, 2 cores", fontsize=10)
+    drawing.savefig(figure, dpi=150)
+
+
+if __name__ == "__main__":
+    typer.run(main)
