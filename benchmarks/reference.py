@@ -356,10 +356,10 @@ def forward(model: FGAseg, images: Tensor, text: Tensor, shared: bool = False, p
     return Answer(logits, alignment)
 
 
-def segment(model: FGAseg, image: Image.Image, text: Tensor, views: Tensor, params: Evaluation) -> Tensor:
-    """The label map (H, W) of an image from its `views` (V, 3, window, window): the windows and, last, the whole image.
+def scores_of_image(model: FGAseg, image: Image.Image, text: Tensor, views: Tensor, params: Evaluation) -> Tensor:
+    """Class probabilities (K, H, W) of an image from its `views` (V, 3, S, S): the windows and, last, the whole image.
 
-    All scores are resized to the windows' size, put together at `params.resize`, resized to the image's own size and compared.
+    All are resized to the windows' size, put together at `params.resize`, and resized to the image's own size.
     """
     scores = forward(model, views, text, shared=True).logits.softmax(1)
     scores = F.interpolate(scores, size=views.shape[-2:], mode="bilinear", align_corners=False)
@@ -371,4 +371,9 @@ def segment(model: FGAseg, image: Image.Image, text: Tensor, views: Tensor, para
         count[top : top + window, left : left + window] += 1
     whole = F.interpolate(scores[-1:], size=(side, side), mode="bilinear", align_corners=False)
     merged = (total / count + whole) / 2
-    return F.interpolate(merged, size=(image.height, image.width), mode="bilinear", align_corners=False)[0].argmax(0)
+    return F.interpolate(merged, size=(image.height, image.width), mode="bilinear", align_corners=False)[0]
+
+
+def segment(model: FGAseg, image: Image.Image, text: Tensor, views: Tensor, params: Evaluation) -> Tensor:
+    """The best class of each pixel (H, W); arguments as those of `scores_of_image`."""
+    return scores_of_image(model, image, text, views, params).argmax(0)
