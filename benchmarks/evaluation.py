@@ -1,5 +1,0 @@
-"""Cases to come."""
-
-from benchmarks.harness import Case
-
-CASES: list[Case] = []
