@@ -91,7 +91,7 @@ def _plain(make: "Callable[[], Tensor]") -> Callable[[], object]:
 
 def _ours(make: "Callable[[], Tensor]") -> Callable[[], object]:
     from fgaseg.evaluation.counts import Counts
-    from fgaseg.evaluation.sliding import label_map
+    from fgaseg.evaluation.labelling import label_map
 
     scores, labels = make(), _labels()
     _set_threads()
