@@ -14,7 +14,8 @@ from small import random_labels
 from torch import Tensor
 
 from fgaseg.evaluation.counts import Counts
-from fgaseg.evaluation.sliding import label_map, merge, views, window_origins
+from fgaseg.evaluation.labelling import label_map
+from fgaseg.evaluation.sliding import merge, views, window_origins
 from fgaseg.model.fgaseg import FGAseg
 from fgaseg.model.prompts import tokenise
 from fgaseg.model.t2p import t2p_loss

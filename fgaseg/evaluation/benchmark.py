@@ -10,8 +10,9 @@ from PIL import Image
 from fgaseg.data.prepared import Sample
 from fgaseg.errors import UserError
 from fgaseg.evaluation.counts import Counts
+from fgaseg.evaluation.labelling import label_map
 from fgaseg.evaluation.segmenter import Segmenter
-from fgaseg.evaluation.sliding import label_map, merge, views
+from fgaseg.evaluation.sliding import merge, views
 from fgaseg.schema import Evaluation
 
 Labels = NDArray[np.int64]

@@ -22,6 +22,18 @@ def miou(hit: Ints, found: Ints, labelled: Ints) -> float:
     return float(np.nanmean(iou(hit, found, labelled)))
 
 
+def _runs(first: Ints, second: Ints) -> tuple[Ints, Ints, Ints]:
+    """Runs of pixels that agree in both arrays (N,): their two values, and how many pixels each has.
+
+    Label maps are flat: there are far fewer runs than pixels. Sums of their lengths in float64 are exact.
+    """
+    starts = np.ones(len(first), bool)
+    np.not_equal(first[1:], first[:-1], out=starts[1:])
+    starts[1:] |= second[1:] != second[:-1]
+    positions = np.flatnonzero(starts)
+    return first[positions], second[positions], np.diff(positions, append=len(first))
+
+
 @dataclass
 class Counts:
     """One entry for each image and each class that its prediction or its ground truth shows.
@@ -35,11 +47,11 @@ class Counts:
 
     def add(self, predicted: Ints, labels: Ints) -> None:
         """Count one image: both (H, W), labels -1 where void."""
-        valid = labels >= 0
-        truth, guess = labels[valid], predicted[valid]
-        labelled = np.bincount(truth, minlength=self.classes)
-        found = np.bincount(guess, minlength=self.classes)
-        hit = np.bincount(truth[truth == guess], minlength=self.classes)
+        truth, guess, pixels = _runs(labels.ravel(), predicted.ravel())
+        pixels *= truth >= 0
+        labelled = np.bincount(truth + 1, pixels, self.classes + 1)[1:].astype(np.int64)
+        found = np.bincount(guess, pixels, self.classes).astype(np.int64)
+        hit = np.bincount(guess, pixels * (truth == guess), self.classes).astype(np.int64)
         some = np.flatnonzero(labelled + found)
         self.rows.append((np.full(len(some), self.images), some, hit[some], found[some], labelled[some]))
         self.images += 1

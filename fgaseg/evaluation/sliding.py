@@ -58,19 +58,3 @@ def merge(scores: Tensor, params: Evaluation) -> Tensor:
         return total
     whole = F.interpolate(scores[-1:], size=(side, side), mode="bilinear", align_corners=False)[0]
     return (total + whole) / 2
-
-
-def label_map(scores: Tensor, height: int, width: int, chunk: int = 32) -> Tensor:
-    """Scores (K, R, R) -> the best class of each of height x width pixels, int64.
-
-    Classes are resized in chunks, so that memory does not grow with K; of equal scores the first class wins.
-    """
-    best = torch.full((height, width), -torch.inf, device=scores.device)
-    labels = torch.zeros((height, width), dtype=torch.long, device=scores.device)
-    for start in range(0, len(scores), chunk):
-        part = scores[None, start : start + chunk]
-        values, indices = F.interpolate(part, size=(height, width), mode="bilinear", align_corners=False)[0].max(0)
-        better = values > best
-        best = torch.where(better, values, best)
-        labels = torch.where(better, indices + start, labels)
-    return labels
