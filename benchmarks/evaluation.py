@@ -20,13 +20,14 @@ def clip_scores() -> "Tensor":
     from fgaseg.data.prepared import PreparedDataset
     from fgaseg.evaluation.run import make_segmenter
     from fgaseg.evaluation.sliding import merge, views
+    from fgaseg.params import load_launch
     from fgaseg.plan import Plan
     from fgaseg.runtime import set_up_torch
 
     plan = Plan(Path(), "sample")
     row = plan.tables["table_1"].rows[0]
     dataset = PreparedDataset(plan.paths.dataset("a-847"))
-    segmenter = make_segmenter(plan, row, set_up_torch(1))
+    segmenter = make_segmenter(plan, row, set_up_torch(1), load_launch(plan.root))
     segmenter.set_vocabulary([c.name for c in dataset.classes])
     window = row.params.evaluation.window
     params = row.params.evaluation.model_copy(update={"resize": 5 * window, "stride": window})

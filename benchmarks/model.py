@@ -176,31 +176,31 @@ def _fast_step(recompute: bool) -> Call:
     return _step(model, lambda: losses(image, labels, model.clip.encode_text(prompts))["loss"])
 
 
+def _crop_cases(k: int) -> list[Case]:
+    group = f"one crop, K = {k}"
+    calls = {
+        "plain": partial(_plain_crop, k, False),
+        "plain-projector": partial(_plain_crop, k, True),
+        "fast": partial(_fast_crop, k),
+        "compiled": partial(_fast_crop, k, True),
+        **{f"top-{n}": partial(_top_n_crop, k, n) for n in TOP_N},
+    }
+    return [Case(f"crop-{k}-{name}", group, call) for name, call in calls.items()]
+
+
+def _image_cases(k: int) -> list[Case]:
+    calls = {"plain": partial(_plain_image, k), "fast": partial(_fast_image, k)}
+    return [Case(f"image-{k}-{name}", f"one image in windows, K = {k}", call, warm_up=False) for name, call in calls.items()]
+
+
 CASES = [
-    Case("plain", "image encoder", partial(_encode_image, True)),
-    Case("fast", "image encoder", partial(_encode_image, False)),
-    Case("plain", "text encoder, K = 847", partial(_encode_text, True, 847)),
-    Case("fast", "text encoder, K = 847", partial(_encode_text, False, 847)),
-    *(
-        case
-        for k in (20, 59, 150, 459, 847)
-        for case in (
-            Case("plain", f"crop, K = {k}", partial(_plain_crop, k, False)),
-            Case("plain, with the projector as released", f"crop, K = {k}", partial(_plain_crop, k, True)),
-            Case("fast", f"crop, K = {k}", partial(_fast_crop, k)),
-            Case("fast, compiled", f"crop, K = {k}", partial(_fast_crop, k, True)),
-            *(Case(f"fast, N = {n}", f"crop, K = {k}", partial(_top_n_crop, k, n)) for n in TOP_N),
-        )
-    ),
-    *(
-        case
-        for k in (150, 847)
-        for case in (
-            Case("plain", f"image, K = {k}", partial(_plain_image, k)),
-            Case("fast", f"image, K = {k}", partial(_fast_image, k)),
-        )
-    ),
-    Case("plain", "training step, K = 171", _plain_step),
-    Case("fast", "training step, K = 171", partial(_fast_step, False)),
-    Case("fast, recomputing", "training step, K = 171", partial(_fast_step, True)),
+    Case("image-encoder-plain", "image encoder", partial(_encode_image, True)),
+    Case("image-encoder-fast", "image encoder", partial(_encode_image, False)),
+    Case("text-encoder-plain", "text encoder, K = 847", partial(_encode_text, True, 847)),
+    Case("text-encoder-fast", "text encoder, K = 847", partial(_encode_text, False, 847)),
+    *(case for k in (20, 59, 150, 459, 847) for case in _crop_cases(k)),
+    *(case for k in (150, 847) for case in _image_cases(k)),
+    Case("step-plain", "one training step, K = 171", _plain_step),
+    Case("step-fast", "one training step, K = 171", partial(_fast_step, False)),
+    Case("step-recomputing", "one training step, K = 171", partial(_fast_step, True)),
 ]

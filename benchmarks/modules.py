@@ -60,9 +60,8 @@ def measure(classes: int, repeats: int) -> dict[str, tuple[float, float]]:
     text = model.clip.encode_text(tokens(classes))
     encoder = _Encoder(model.clip.encode_image)
     object.__setattr__(model.clip, "encode_image", encoder)  # a plain attribute: as a submodule, the method would hide it
-    parts: dict[str, list[nn.Module]] = {"whole": [model], "image encoder": [encoder]} | {
-        name: find(model) for name, find in PARTS.items()
-    }
+    parts: dict[str, list[nn.Module]] = {"whole": [model], "image encoder": [encoder]}
+    parts |= {name: find(model) for name, find in PARTS.items()}
 
     seconds: dict[str, list[float]] = defaultdict(list)
     for _ in range(repeats + 1):

@@ -6,13 +6,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Annotated
 
-import matplotlib
 import typer
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-SHOWN = ("plain", "fast", "fast, N = 16", "fast, N = 8", "fast, N = 1")
+SHOWN = {"plain": "plain", "fast": "fast", **{f"top-{n}": f"fast decoder, N = {n}" for n in (16, 8, 1)}}
 
 
 def main(
@@ -21,16 +17,22 @@ def main(
     allocator: str = "default",
 ) -> None:
     """Draw time and peak memory against K."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
     lines: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
-    for one in json.loads(results.read_text(encoding="utf-8"))["results"]:
-        found = re.fullmatch(r"crop, K = (\d+)", one["group"])
-        if found and one["allocator"] == allocator and one["name"] in SHOWN:
-            lines[one["name"]].append((int(found[1]), one["median"], sorted(one["peak"])[len(one["peak"]) // 2]))
+    for one in json.loads(results.read_text(encoding="utf-8"))["measurements"]:
+        found = re.fullmatch(r"crop-(\d+)-(.+)", one["name"])
+        if found and one["allocator"] == allocator and one["seconds"] and found[2] in SHOWN:
+            lines[found[2]].append((int(found[1]), one["median_seconds"], max(one["peak_gib"])))
     drawing, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for name in (name for name in SHOWN if name in lines):
-        classes, seconds, peak = zip(*sorted(lines[name]), strict=True)
-        for axes, values in ((left, seconds), (right, peak)):
-            axes.plot(classes, values, marker="o", markersize=3.5, label=name)
+    for name, label in SHOWN.items():
+        if name in lines:
+            classes, seconds, peak = zip(*sorted(lines[name]), strict=True)
+            for axes, values in ((left, seconds), (right, peak)):
+                axes.plot(classes, values, marker="o", markersize=3.5, label=label)
     for axes, label in ((left, "seconds"), (right, "peak memory of the process, GiB")):
         axes.set(xlabel="classes K", ylabel=label, ylim=(0, None))
         axes.grid(alpha=0.3)

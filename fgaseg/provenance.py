@@ -12,7 +12,7 @@ from fgaseg.plan import Plan
 _DECISIVE = (
     *("model", "data", "loading.py", "runtime.py"),
     *(f"training/{name}.py" for name in ("loop", "losses", "optimisation", "ranks", "run", "state", "stream")),
-    *(f"evaluation/{name}.py" for name in ("benchmark", "counts", "labelling", "run", "segmenter", "sliding")),
+    *(f"evaluation/{name}.py" for name in ("ahead", "benchmark", "counts", "labelling", "run", "segmenter", "sliding")),
 )
 _SOURCES = (".py", ".csv", ".txt", ".json")
 _PACKAGES = ("fgaseg", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "Pillow")

@@ -1,6 +1,7 @@
 """Scoring a benchmark: from views to a label map and counts, with scores that plain loops can follow."""
 
 import copy
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from fgaseg.data.prepared import Sample
 from fgaseg.errors import UserError
+from fgaseg.evaluation.ahead import loaded
 from fgaseg.evaluation.benchmark import evaluate_samples, segment
 from fgaseg.evaluation.segmenter import DenseCLIPSegmenter, FGAsegSegmenter, Scores
 from fgaseg.model.clip import DenseCLIP
@@ -86,10 +88,11 @@ def test_predictions_come_from_merged_views_at_the_size_of_the_image(samples: li
         assert np.array_equal(predicted[sample.name], expected_prediction(sample))
 
 
-def test_counts_use_the_translated_labels(samples: list[Sample], evaluation: Evaluation) -> None:
-    """Labels 0 to 3 and, last, void: 0 and 3 swap places with 2 and nothing."""
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_counts_use_the_translated_labels(workers: int, samples: list[Sample], evaluation: Evaluation) -> None:
+    """Labels 0 to 3 and, last, void: 0 and 3 swap places with 2 and nothing. Reading ahead changes nothing."""
     remap = np.array([2, 1, 0, -1, -1])
-    counts, seconds = evaluate_samples(BrightnessSegmenter(), samples, 3, evaluation, remap)
+    counts, seconds = evaluate_samples(BrightnessSegmenter(), samples, 3, evaluation, remap, workers)
     predicted = [expected_prediction(sample) for sample in samples]
     labels = [remap[sample.read_labels()] for sample in samples]
     matrix = oracle_training.confusion(predicted, labels, 3)
@@ -105,6 +108,57 @@ def test_labels_of_another_size_than_the_image_are_refused(samples: list[Sample]
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(samples[0].label)
     with pytest.raises(UserError, match=f"{samples[0].label}: .* prepare the dataset again"):
         evaluate_samples(BrightnessSegmenter(), samples, 4, evaluation)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_an_unreadable_file_is_told_when_its_turn_comes(workers: int, samples: list[Sample], evaluation: Evaluation) -> None:
+    many = [*samples * 3, Sample(samples[0].image, samples[0].label.with_name("none.png")), *samples]
+    seen: list[str] = []
+    with pytest.raises(UserError, match=r"none.png is missing"):
+        evaluate_samples(
+            BrightnessSegmenter(), many, 4, evaluation, workers=workers, each=lambda sample, _: seen.append(sample.name)
+        )
+    assert seen == [sample.name for sample in samples * 3]
+
+
+def test_images_are_read_while_the_first_is_at_work(samples: list[Sample]) -> None:
+    """At most two ahead for each worker, however many there are."""
+    started: list[str] = []
+
+    class Watched(Sample):
+        def read_image(self) -> Image.Image:
+            started.append(self.name)
+            return super().read_image()
+
+    ahead = loaded([Watched(s.image, s.label) for s in samples * 10], 1)
+    next(ahead)
+    for _ in range(100):
+        if len(started) == 3:
+            break
+        time.sleep(0.02)
+    assert len(started) == 3
+    ahead.close()
+
+
+def test_text_features_are_kept_until_the_weights_change(mini_clip: open_clip.CLIP) -> None:
+    clip = DenseCLIP(copy.deepcopy(mini_clip), 96, (0, 2), "own")
+    encoded = 0
+
+    def count(*_: object) -> None:
+        nonlocal encoded
+        encoded += 1
+
+    clip.text["ln_final"].register_forward_hook(count)
+    segmenter = DenseCLIPSegmenter(clip, "fgaseg-mini", ["a photo of a {}"])
+    for names in (["sky", "tree"], ["car"], ["sky", "tree"]):
+        segmenter.set_vocabulary(names)
+    before = segmenter.text
+    assert encoded == 2
+    with torch.no_grad():
+        clip.text_projection.mul_(torch.linspace(0.5, 2, clip.embed_dim))
+    segmenter.set_vocabulary(["sky", "tree"])
+    assert encoded == 3
+    assert not torch.allclose(segmenter.text, before)
 
 
 def test_untrained_clip_scores_the_scaled_cosine(mini_clip: open_clip.CLIP) -> None:

@@ -16,8 +16,9 @@ class Case:
 
     `setup` is called once in a fresh process and is not timed; what it returns is. It imports what it needs itself, for
     all modules of cases are imported before every measurement. The first call warms up and is not counted, unless
-    `warm_up` is False, for what takes minutes. `items` is how many things a call does (images, crops), for a rate. The
-    cases of a `group` do the same work: their times are compared with that of its first.
+    `warm_up` is False, for what takes minutes. A text that a call gives stands beside its figures. `items` is how many
+    things a call does (images, crops), for a rate. The cases of a `group` do the same work: their times are compared with
+    that of its first.
     """
 
     name: str

@@ -33,7 +33,7 @@ def _maximum(who: int) -> int:
     return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def measure(case: Case) -> dict[str, float | int]:
+def measure(case: Case) -> dict[str, float | int | str]:
     """The median time of a call, the number of calls, and the peak memory before and after them.
 
     A short call is repeated for a second.
@@ -45,13 +45,14 @@ def measure(case: Case) -> dict[str, float | int]:
     seconds: list[float] = []
     while not seconds or (sum(seconds) < ENOUGH_SECONDS and len(seconds) < ENOUGH_CALLS):
         start = time.perf_counter()
-        call()
+        answer = call()
         seconds.append(time.perf_counter() - start)
     return {
         "seconds": statistics.median(seconds),
         "calls": len(seconds),
         "setup_gib": before / GIB,
         "peak_gib": peak_bytes() / GIB,
+        "note": answer if isinstance(answer, str) else "",
     }
 
 

@@ -55,7 +55,13 @@ def as_json(measurements: Sequence[Measurement], threads: int, about: dict[str, 
     for m in measurements:
         row = {"name": m.case.name, "group": m.case.group, "allocator": m.allocator, "items": m.case.items, "calls": m.calls}
         row |= {"seconds": m.seconds, "median_seconds": m.median if m.seconds else None}
-        row |= {"setup_gib": m.setup_gib, "peak_gib": m.peak_gib, "times_faster": ratio(m, measurements), "problem": m.problem}
+        row |= {
+            "setup_gib": m.setup_gib,
+            "peak_gib": m.peak_gib,
+            "times_faster": ratio(m, measurements),
+            "note": m.note,
+            "problem": m.problem,
+        }
         rows.append(row)
     return {"machine": about, "threads": threads, "allocators": ALLOCATORS, "measurements": rows}
 
@@ -68,7 +74,7 @@ def duration(seconds: float) -> str:
 
 def table(measurements: Sequence[Measurement], threads: int, about: dict[str, Any]) -> str:
     """One line for each case and allocator: median, range, rate, peak memory, ratio to the group's first case."""
-    header = ["case", "allocator", "median", "min-max", "per second", "peak GiB", "times faster"]
+    header = ["case", "allocator", "median", "min-max", "per second", "peak GiB", "times faster", "note"]
     lines: list[list[str]] = []
     for group in by_group(list(dict.fromkeys(m.case for m in measurements))):
         lines.append([f"[{group[0].group}]"])
@@ -78,7 +84,8 @@ def table(measurements: Sequence[Measurement], threads: int, about: dict[str, An
     widths = [max(len(line[i]) for line in columns) for i in range(len(header))]
     text = "\n".join(
         "  ".join(
-            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=False))
+            cell.ljust(w) if i < 2 or i == len(header) - 1 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(line, widths, strict=False))
         ).rstrip()
         if len(line) == len(header)
         else "  ".join(line)
@@ -100,4 +107,5 @@ def _line(m: Measurement, measurements: Sequence[Measurement]) -> list[str]:
         f"{m.case.items / m.median:.3g}",
         f"{m.peak:.2f}",
         "-" if faster is None else f"{faster:.2f}",
+        m.note,
     ]

@@ -37,6 +37,7 @@ class Measurement:
     setup_gib: list[float] = field(default_factory=list)
     peak_gib: list[float] = field(default_factory=list)
     calls: int = 0
+    note: str = ""
     problem: str | None = None
     failed: bool = False
 
@@ -91,6 +92,7 @@ def measure_once(measurement: Measurement, threads: int) -> None:
     measurement.setup_gib.append(result["setup_gib"])
     measurement.peak_gib.append(result["peak_gib"])
     measurement.calls += result["calls"]
+    measurement.note = result["note"]
 
 
 def run(

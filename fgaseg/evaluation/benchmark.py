@@ -9,6 +9,7 @@ from PIL import Image
 
 from fgaseg.data.prepared import Sample
 from fgaseg.errors import UserError
+from fgaseg.evaluation.ahead import loaded
 from fgaseg.evaluation.counts import Counts
 from fgaseg.evaluation.labelling import label_map
 from fgaseg.evaluation.segmenter import Segmenter
@@ -32,23 +33,24 @@ def evaluate_samples(
     classes: int,
     params: Evaluation,
     remap: Labels | None = None,
+    workers: int = 0,
     each: Callable[[Sample, Labels], None] = lambda sample, predicted: None,
 ) -> tuple[Counts, list[float]]:
-    """Pixel counts of all images, and the seconds that each took from picture to label map.
+    """Pixel counts of all images, and the seconds that each took, from its file or the wait for it to its label map.
 
-    `remap` (K + 1,) translates the files' labels to the vocabulary's, its last entry stands for void. `each` is called
-    with every prediction.
+    `remap` (K + 1,) translates the files' labels to the vocabulary's, its last entry stands for void. `workers` threads
+    read ahead. `each` is called with every prediction.
     """
     counts, seconds = Counts(classes), []
-    for sample in samples:
-        start = time.perf_counter()
-        predicted = segment(segmenter, sample.read_image(), params)
+    start = time.perf_counter()
+    for sample, image, labels in loaded(samples, workers):
+        predicted = segment(segmenter, image, params)
         seconds.append(time.perf_counter() - start)
-        labels = sample.read_labels()
         if labels.shape != predicted.shape:
             raise UserError(
                 f"{sample.label}: {labels.shape} labels for an image of {predicted.shape}; prepare the dataset again"
             )
         counts.add(predicted, labels if remap is None else remap[labels])
         each(sample, predicted)
+        start = time.perf_counter()
     return counts, seconds

@@ -113,7 +113,7 @@ def evaluate_row(plan: Plan, row: Row, launch: Launch) -> Path:
     segmenter = make_segmenter(plan, row, device, launch)
     folder = plan.paths.evaluation(row.eval_id)
     with atomic_folder(folder) as out, tqdm(total=images, unit="image", ncols=100) as bar:
-        _score(plan, row, segmenter, datasets, trained_on, out, bar)
+        _score(plan, row, segmenter, datasets, trained_on, out, bar, launch.workers)
     track_job(plan, launch, row.run_id or row.eval_id)
     return folder / "evaluation.json"
 
@@ -136,6 +136,7 @@ def _score(
     trained_on: tuple[ClassEntry, ...],
     out: Path,
     bar: "tqdm[None]",
+    workers: int,
 ) -> None:
     """Write all files of an evaluation to `out`."""
     params = row.params
@@ -147,7 +148,9 @@ def _score(
     for benchmark, dataset in datasets.items():
         segmenter.set_vocabulary([c.name for c in dataset.classes])
         keep = _keep_panels(out, benchmark, params.evaluation.panels, panels, dataset.folder / "classes.json", bar)
-        counts, seconds = evaluate_samples(segmenter, dataset.samples, len(dataset.classes), params.evaluation, each=keep)
+        counts, seconds = evaluate_samples(
+            segmenter, dataset.samples, len(dataset.classes), params.evaluation, workers=workers, each=keep
+        )
         is_seen = [seen(c.entry, trained_on) for c in dataset.classes]
         results[benchmark] = summarise(counts, dataset, is_seen, seconds)
         all_counts[benchmark] = counts

@@ -37,11 +37,19 @@ class Segmenter(Protocol):
         """Score views (V, 3, S, S) of one image."""
 
 
+_VOCABULARIES = 8
+
+
 class _CLIPVocabulary:
-    """What both segmenters share: a CLIP that turns class names into text features, on its own device."""
+    """What both segmenters share: a CLIP that turns class names into text features, on its own device.
+
+    The features of the latest vocabularies are kept for as long as the weights stay as they are.
+    """
 
     def __init__(self, clip: DenseCLIP, architecture: str, prompts: Sequence[str]) -> None:
         self.clip, self.architecture, self.prompts = clip, architecture, prompts
+        self._known: dict[tuple[str, ...], Tensor] = {}
+        self._weights = -1
 
     @property
     def device(self) -> torch.device:
@@ -49,7 +57,15 @@ class _CLIPVocabulary:
 
     @torch.no_grad()
     def set_vocabulary(self, names: Sequence[str]) -> None:
-        self.text = self.clip.encode_text(tokenise(names, self.prompts, self.architecture).to(self.device))
+        weights = sum(parameter._version for parameter in self.clip.parameters())  # grows with every change in place
+        if weights != self._weights:
+            self._known, self._weights = {}, weights
+        key = tuple(names)
+        if key not in self._known:
+            if len(self._known) == _VOCABULARIES:
+                del self._known[next(iter(self._known))]
+            self._known[key] = self.clip.encode_text(tokenise(names, self.prompts, self.architecture).to(self.device))
+        self.text = self._known[key]
 
 
 class DenseCLIPSegmenter(_CLIPVocabulary):

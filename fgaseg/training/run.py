@@ -115,7 +115,13 @@ def _train_run(plan: Plan, run_id: str, launch: Launch, ranks: Ranks) -> Path:
         segmenter.set_vocabulary(names)
         samples = ranks.share(validation.samples)
         counts, _ = evaluate_samples(
-            segmenter, samples, len(names), params.evaluation, remap, each=lambda *_: loop.save_if_interrupted()
+            segmenter,
+            samples,
+            len(names),
+            params.evaluation,
+            remap,
+            launch.workers,
+            each=lambda *_: loop.save_if_interrupted(),
         )
         return miou(*ranks.total(np.stack(counts.totals())))
 
