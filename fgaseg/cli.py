@@ -6,29 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fgaseg.data_commands import data_app, sample_app
 from fgaseg.errors import UserError
 from fgaseg.logs import set_up_logs
+from fgaseg.options import ScaleOption, open_plan
 
 if TYPE_CHECKING:
-    from fgaseg.plan import Plan, Scope
+    from fgaseg.plan import Scope
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-data_app = typer.Typer(no_args_is_help=True, help="Datasets.")
-sample_app = typer.Typer(no_args_is_help=True, help="What the sample scale ships.")
 app.add_typer(data_app, name="data")
 app.add_typer(sample_app, name="sample")
 
-ScaleOption = Annotated[str, typer.Option("--scale", help="sample or paper")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: params/launch.yaml")]
-
-
-def _plan(scale: str) -> "Plan":
-    from fgaseg.plan import Plan
-
-    root = Path()
-    if not (root / "params" / "base.yaml").exists():
-        raise UserError("params/base.yaml: not found here; run fgaseg from the project's root folder")
-    return Plan(root, scale)  # type: ignore[arg-type]
 
 
 def _scope(scope: str) -> "Scope":
@@ -41,85 +31,6 @@ def _scope(scope: str) -> "Scope":
     return scope  # type: ignore[return-value]
 
 
-@data_app.command("sample")
-def data_sample(out: Annotated[Path, typer.Option(help="folder to write")] = Path("data/sample")) -> None:
-    """Draw the sample scale's miniatures of the six datasets, in their raw layouts."""
-    from fgaseg.sample.datasets import write_sample
-
-    write_sample(out)
-
-
-@data_app.command("import")
-def data_import(
-    dataset: Annotated[str, typer.Argument(help="such as coco-stuff-train or a-150")],
-    downloads: Annotated[list[Path], typer.Argument(help="its publisher's archives, plain files or unpacked folders")],
-    scale: ScaleOption = "paper",
-    workers: Annotated[int | None, typer.Option(min=1, help="processes; default: one for each core")] = None,
-) -> None:
-    """Bring a dataset's downloads into the raw layout below the data root; an interrupted import goes on."""
-    import os
-
-    from fgaseg.intake.importing import import_dataset
-    from fgaseg.intake.publishers import PUBLICATIONS
-    from fgaseg.intake.remarks import completeness
-
-    plan = _plan(scale)
-    plan.find_dataset(dataset)
-    if dataset not in PUBLICATIONS:
-        raise UserError(f"{dataset}: a dataset of your own lies where its file in params/datasets says; choose a published one")
-    root = plan.root / plan.default.data.root
-    count = workers or os.cpu_count() or 1
-    for one in import_dataset(PUBLICATIONS[dataset], downloads, root, scale == "paper", count, quiet=False):
-        typer.echo(f"{one.download}: {one.written} files written, {one.kept} there already, {one.left_out} not needed")
-    typer.echo(completeness(plan, dataset))
-
-
-@data_app.command("verify")
-def data_verify(
-    dataset: Annotated[list[str] | None, typer.Argument(help="such as a-150; default: all that the plan uses")] = None,
-    scale: ScaleOption = "sample",
-    sheet: Annotated[Path | None, typer.Option(help="PNG to write: photographs beside their labels in colour")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="file to write: all findings and label histograms")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="processes; default: one for each core")] = None,
-) -> None:
-    """Look raw datasets through: missing and damaged files, counts, ids, shifted labels. Exit status 1: something is found."""
-    from fgaseg.files import write_json
-    from fgaseg.verification.report import as_json, text
-    from fgaseg.verification.verify import verify
-
-    plan = _plan(scale)
-    data = plan.default.data
-    names = dict.fromkeys(dataset or (data.train, data.validation, *data.benchmarks))
-    for name in names:
-        plan.find_dataset(name)
-    if sheet and sheet.suffix.lower() != ".png":
-        raise UserError(f"--sheet: '{sheet}': a PNG is written; give a name that ends in .png")
-    found = []
-    for name in names:
-        found.append(verify(plan, name, workers, quiet=False))
-        typer.echo(text(found[-1]))
-    if json_file:
-        write_json(json_file, [as_json(one) for one in found])
-    if sheet:
-        from fgaseg.verification.sheet import contact_sheet
-
-        contact_sheet(found, sheet)
-    if any(one.defects for one in found):
-        raise typer.Exit(1)
-
-
-@sample_app.command("vlm")
-def sample_vlm(
-    out: Annotated[Path, typer.Option(help="file to write")] = Path("data/sample/vlm/fgaseg-mini.safetensors"),
-) -> None:
-    """Pre-train the small CLIP that the sample data ship (about 20 minutes on 2 cores) and measure it."""
-    import json
-
-    from fgaseg.sample.make_vlm import make_vlm
-
-    typer.echo(json.dumps(make_vlm(_plan("sample").default, out), indent=1))
-
-
 @app.command()
 def prepare(
     dataset: Annotated[str, typer.Argument(help="such as coco-stuff-train or a-150")],
@@ -130,7 +41,7 @@ def prepare(
     from fgaseg.data.prepare import prepare as run
     from fgaseg.data.raw import raw_dataset
 
-    plan = _plan(scale)
+    plan = open_plan(scale)
     raw, root = raw_dataset(plan.find_dataset(dataset), plan.root, plan.default.data.root)
     run(raw, root, plan.paths.dataset(dataset), workers)
 
@@ -140,7 +51,7 @@ def vlm(backbone: Annotated[str, typer.Argument(help="base or large")], scale: S
     """Provide the weights of a CLIP backbone as open_clip loads them."""
     from fgaseg.model.weights import provide
 
-    plan = _plan(scale)
+    plan = open_plan(scale)
     if backbone not in plan.backbones:
         raise UserError(f"backbone '{backbone}' is unknown; params/scale/{scale}.yaml has {', '.join(plan.backbones)}")
     params = plan.backbones[backbone].vlm
@@ -157,7 +68,7 @@ def train(
     from fgaseg.files import exclusive
     from fgaseg.params import check_world, load_launch
 
-    plan = _plan(scale)
+    plan = open_plan(scale)
     run_id, launch = plan.find_run(run), load_launch(plan.root)
     if on == "slurm":
         from fgaseg.launch.launcher import launch_run
@@ -184,7 +95,7 @@ def evaluate(
     from fgaseg.evaluation.run import evaluate_row
     from fgaseg.params import load_launch
 
-    plan = _plan(scale)
+    plan = open_plan(scale)
     typer.echo(evaluate_row(plan, plan.find_evaluation(evaluation), load_launch(plan.root)))
 
 
@@ -197,7 +108,7 @@ def timing(
     from fgaseg.evaluation.timing import time_table
     from fgaseg.params import load_launch
 
-    plan = _plan(scale)
+    plan = open_plan(scale)
     typer.echo(time_table(plan, table, load_launch(plan.root)))
 
 
@@ -214,7 +125,7 @@ def report(
     from fgaseg.reporting.page import write_page
     from fgaseg.reporting.tables import write_tables
 
-    plan, chosen = _plan(scale), _scope(scope)
+    plan, chosen = open_plan(scale), _scope(scope)
     folder = out or plan.paths.report / scope
     if not folder.name:
         raise UserError(f"--out: '{folder}' is no folder of the report's own; name one, such as reports.new")
@@ -233,7 +144,7 @@ def track(scale: ScaleOption = "sample") -> None:
     from fgaseg.params import load_launch
     from fgaseg.tracking import deliver, tracking_uri
 
-    plan = _plan(scale)
+    plan = open_plan(scale)
     launch = load_launch(plan.root)
     if not deliver(plan, launch):
         raise typer.Exit(1)
@@ -250,7 +161,7 @@ def show_command(
     """Show all tables; the rows of one; or all about one row: ids, parameters, state, scores, what made it."""
     from fgaseg.show import show
 
-    typer.echo(show(_plan(scale), what, row))
+    typer.echo(show(open_plan(scale), what, row))
 
 
 @app.command("status")
@@ -265,7 +176,7 @@ def status_command(
 
     from fgaseg.status import status
 
-    plan, chosen = _plan(scale), _scope(scope)
+    plan, chosen = open_plan(scale), _scope(scope)
     text = status(plan, chosen, shutil.get_terminal_size((100, 24)).columns)
     while watch:
         typer.echo(f"\x1b[H\x1b[2J{text}")
@@ -299,7 +210,7 @@ def plan_command(
     for option, value in given.items():
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"{option}: {value:g}: a number above 0 is expected")
-    typer.echo(estimate(_plan(scale), _scope(scope), nodes, *given.values()))
+    typer.echo(estimate(open_plan(scale), _scope(scope), nodes, *given.values()))
 
 
 @app.command()
@@ -315,7 +226,7 @@ def predict(
     from fgaseg.params import load_launch
     from fgaseg.predict import predict_file
 
-    plan = _plan(scale)
+    plan = open_plan(scale)
     count = threads or load_launch(plan.root).threads
     typer.echo(predict_file(plan, photo, classes, out, run and plan.find_run(run), count))
 

@@ -23,7 +23,8 @@ MOST_FILES = 1_000_000
 MOST_BYTES = 300 * 10**9
 """What is taken from one download at most. COCO's training images, the largest, are 118 287 files of 19 GB."""
 
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
+"""Not RuntimeError as a whole, which zipfile raises for encrypted files alone: these are refused before they are read."""
 
 Kind = Literal["zip", "tar", "stream", "folder", "file"]
 
