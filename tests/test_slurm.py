@@ -111,12 +111,14 @@ def test_ordinary_jobs_and_trainings_go_to_the_cluster_and_end_in_table_1(untrai
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "FGAseg" in (project.results / "report" / "main" / "table_1.txt").read_text()
-    jobs = subprocess.run(
-        ["sacct", "-X", "-n", "-P", "-S", began, "-o", "JobName,ReqTRES"],
+    listed = subprocess.run(
+        ["sacct", "-X", "-n", "-P", "-S", began, "-o", "Submit,JobName,ReqTRES"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout.splitlines()
+    # sacct also lists what was submitted earlier and had not left the cluster by then.
+    jobs = [job for submitted, _, job in (line.partition("|") for line in listed) if submitted >= began]
     trainings = [line for line in jobs if line.startswith("fgaseg-")]
     assert len(trainings) == 1
     assert "gres/gpu=8" in trainings[0]
