@@ -17,7 +17,7 @@ from fgaseg.runtime import compile_parts
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-block = GuidedSwinBlock(16, 8, 2, 4, 2, 2).eval()
+block = GuidedSwinBlock(16, 8, 2, 4, 0, 2).eval()
 maps, guidance = torch.randn(3, 8, 8, 16), torch.randn(8, 8, 8)
 with torch.no_grad():
     plain = block(maps, block.guide(guidance))
