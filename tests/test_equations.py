@@ -212,7 +212,7 @@ def test_window_attention(shift: int) -> None:
     module = GuidedSwinBlock(4, 2, HEADS, 2, shift, 4)
     perturb(module, seed=7)
     maps, guidance = random(3, 4, 4, 6), random(2, 4, 6, seed=1)
-    actual = module(maps.permute(0, 2, 3, 1), module.guide(guidance.permute(1, 2, 0))).permute(0, 3, 1, 2)
+    actual = module(maps.permute(0, 2, 3, 1), module.guide(guidance.permute(1, 2, 0), 3)).permute(0, 3, 1, 2)
     for i in range(3):
         expected = oracle.swin_block(arrays(module), maps[i].numpy(), guidance.numpy(), HEADS, 2, shift)
         assert_equal(actual[i], expected)

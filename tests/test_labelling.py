@@ -143,3 +143,11 @@ def test_candidates_contain_every_winner() -> None:
 def test_large_values_of_either_sign_are_compared_exactly() -> None:
     scores = (noise(30, 12, 12) - 0.5) * math.pi * 1e6
     assert torch.equal(label_map(scores, 50, 50), plain(scores, 50, 50))
+
+
+@pytest.mark.parametrize("classes", [60, 200])
+def test_several_threads_give_the_same_labels_and_are_left_as_they_were(classes: int) -> None:
+    scores = nearly_equal(classes, 24, 24)
+    torch.set_num_threads(2)
+    assert torch.equal(label_map(scores, 77, 102), plain(scores, 77, 102))
+    assert torch.get_num_threads() == 2

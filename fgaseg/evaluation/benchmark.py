@@ -36,14 +36,14 @@ def evaluate_samples(
     workers: int = 0,
     each: Callable[[Sample, Labels], None] = lambda sample, predicted: None,
 ) -> tuple[Counts, list[float]]:
-    """Pixel counts of all images, and the seconds that each took, from its file or the wait for it to its label map.
+    """Pixel counts of all images, and the seconds that each took from the picture in memory to its label map.
 
     `remap` (K + 1,) translates the files' labels to the vocabulary's, its last entry stands for void. `workers` threads
     read ahead. `each` is called with every prediction.
     """
     counts, seconds = Counts(classes), []
-    start = time.perf_counter()
     for sample, image, labels in loaded(samples, workers):
+        start = time.perf_counter()
         predicted = segment(segmenter, image, params)
         seconds.append(time.perf_counter() - start)
         if labels.shape != predicted.shape:
@@ -52,5 +52,4 @@ def evaluate_samples(
             )
         counts.add(predicted, labels if remap is None else remap[labels])
         each(sample, predicted)
-        start = time.perf_counter()
     return counts, seconds

@@ -7,8 +7,11 @@ products. These round otherwise than `F.interpolate`, whose values are the defin
 the rounding might decide, `F.interpolate` decides.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +29,11 @@ that are rounded to half precision and no longer add up to 1 are covered, too.""
 
 _GROUP = 16
 
+_MANY_CANDIDATES = 100
+"""Of a tile on average: from there on, threads gain more than they lose by waiting for Python's lock."""
+
+Result = TypeVar("Result")
+
 
 def label_map(scores: Tensor, height: int, width: int, chunk: int = 32) -> Tensor:
     """Scores (K, R, C), finite -> the best class of each of height x width pixels, int64; of equal ones the first wins.
@@ -39,16 +47,41 @@ def label_map(scores: Tensor, height: int, width: int, chunk: int = 32) -> Tenso
     labels = torch.zeros(height, width, dtype=torch.long)
     contested = torch.zeros(height, width, dtype=torch.bool)
     close = torch.zeros(len(scores), dtype=torch.bool)
-    for tile in _tiles(scores, height, width):
-        winners, open_pixels, open_classes = _tile_best(scores, tile)
-        labels[tile.rows, tile.columns] = winners
-        if open_classes is not None:
-            contested[tile.rows, tile.columns] = open_pixels
-            close[open_classes] = True
+    with _one_thread() as threads:
+        tiles = list(_tiles(scores, height, width))
+        found = _side_by_side(partial(_tile_best, scores), tiles, threads)
+        for tile, (winners, open_pixels, open_classes) in zip(tiles, found, strict=True):
+            labels[tile.rows, tile.columns] = winners
+            if open_classes is not None:
+                contested[tile.rows, tile.columns] = open_pixels
+                close[open_classes] = True
     if contested.any():
         classes, pixels = close.nonzero().squeeze(1), contested.flatten().nonzero().squeeze(1)
         labels.view(-1)[pixels] = classes[_interpolated_best(scores[classes], height, width, min(chunk, 8), pixels)]
     return labels
+
+
+@contextmanager
+def _one_thread() -> Iterator[int]:
+    """One thread in each of torch's operations, and how many there were: a tile's work is too small to be shared.
+
+    Where other processes keep the cores busy, threads that wait for each other take longer than one alone.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _side_by_side(work: Callable[["_Tile"], Result], tiles: Sequence["_Tile"], threads: int) -> Iterator[Result]:
+    """`work` of each tile, in order; where tiles have many candidates, several tiles at a time."""
+    if threads == 1 or sum(len(tile.candidates) for tile in tiles) < _MANY_CANDIDATES * len(tiles):
+        yield from map(work, tiles)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(work, tiles)
 
 
 def _interpolated_best(scores: Tensor, height: int, width: int, chunk: int, pixels: Tensor | None = None) -> Tensor:

@@ -113,7 +113,7 @@ def evaluate_row(plan: Plan, row: Row, launch: Launch) -> Path:
     segmenter = make_segmenter(plan, row, device, launch)
     folder = plan.paths.evaluation(row.eval_id)
     with atomic_folder(folder) as out, tqdm(total=images, unit="image", ncols=100) as bar:
-        _score(plan, row, segmenter, datasets, trained_on, out, bar, launch.workers)
+        _score(plan, row, segmenter, datasets, trained_on, out, bar, max(1, launch.workers))
     track_job(plan, launch, row.run_id or row.eval_id)
     return folder / "evaluation.json"
 

@@ -4,7 +4,6 @@ Axes: B images, K classes, n of them at a time, D hidden channels, G guidance ch
 last: each position of a class's map is a token.
 """
 
-from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -13,7 +12,7 @@ from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 
 from fgaseg.model.chunks import Chunks
-from fgaseg.model.lean import GELU, FeedForward, linear
+from fgaseg.model.lean import GELU, FeedForward, linear, positive
 
 
 class GuidedLinear(nn.Linear):
@@ -42,14 +41,16 @@ class GuidedWindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, guidance: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        """x (n, W, T, D), W windows of T tokens; mapped guidance of queries and keys (W, T, D), mask (W, T, T) bool."""
+        """x (n, W, T, D), W windows of T tokens; mapped guidance of queries and keys (W, T, D).
+
+        `mask` (N, 1, T, T), N at least n W, is added to the scores.
+        """
 
         def split(t: Tensor) -> Tensor:
             return t.flatten(0, 1).unflatten(2, (self.heads, -1)).transpose(1, 2)
 
         q, k, v = split(self.q.beside(x, guidance[0])), split(self.k.beside(x, guidance[1])), split(linear(self.v, x))
-        visible = None if mask is None else mask[:, None].repeat(len(x), 1, 1, 1)
-        out = F.scaled_dot_product_attention(q, k, v, visible)
+        out = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[: len(q)])
         out = linear(self.proj, out.transpose(1, 2).flatten(2))
         return out.view(x.shape)
 
@@ -99,20 +100,22 @@ class GuidedSwinBlock(nn.Module):
         x = window_reverse(windows.flatten(0, 1).unflatten(1, size), size, height, width)
         return torch.roll(x, (self.shift, self.shift), (1, 2)) if self.shift else x
 
-    def guide(self, guidance: Tensor) -> WindowGuidance:
-        """Vision guidance (h, w, G) of one image, normalised."""
+    def guide(self, guidance: Tensor, maps: int) -> WindowGuidance:
+        """Vision guidance (h, w, G) of one image, normalised, for up to so many maps at a time."""
         mask = None
         if self.shift:
             height, width = guidance.shape[:2]
-            mask = shifted_window_mask(height, width, self.window, self.shift).to(guidance.device)
+            visible = shifted_window_mask(height, width, self.window, self.shift)
+            mask = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf).to(guidance)
+            mask = mask[:, None].repeat(maps, 1, 1, 1)
         g = self._windows(guidance[None])[0]
         return WindowGuidance((self.attention.q.of_guidance(g), self.attention.k.of_guidance(g)), mask)
 
     def forward(self, x: Tensor, guidance: WindowGuidance) -> Tensor:
         """x (n, h, w, D) -> (n, h, w, D)."""
         attended = self.attention(self._windows(self.norm1(x)), *guidance)
-        x = x + self._map(attended, *x.shape[1:3])
-        return x + self.mlp(self.norm2(x))
+        x = self._map(attended, *x.shape[1:3]).add_(x)
+        return self.mlp(self.norm2(x)).add_(x)
 
 
 class SpatialAggregation(nn.Module):
@@ -125,18 +128,19 @@ class SpatialAggregation(nn.Module):
             GuidedSwinBlock(dim, guidance_dim, heads, window, shift, mlp_ratio) for shift in (0, window // 2)
         )
 
-    def forward(self, maps: Tensor, guidance: Tensor, chunks: Chunks) -> Tensor:
-        """maps (B, K, h, w, D), vision guidance (B, G, h, w) -> (B, K, h, w, D)."""
+    def forward(self, maps: Tensor, guidance: Tensor, chunks: Chunks, overwrite: bool = False) -> Tensor:
+        """maps (B, K, h, w, D), which inference may `overwrite`, vision guidance (B, G, h, w) -> (B, K, h, w, D)."""
         normed = self.guidance_norm(guidance.permute(0, 2, 3, 1))
         blocks = cast("list[GuidedSwinBlock]", list(self.blocks))
-        guides = [[block.guide(g) for block in blocks] for g in normed]
+        at_once = min(chunks.classes, maps.shape[1])
+        guides = [[block.guide(g, at_once) for block in blocks] for g in normed]
 
         def both(image: int, x: Tensor) -> Tensor:
             for block, guide in zip(blocks, guides[image], strict=True):
                 x = block(x, guide)
             return x
 
-        return chunks.by_class(both, maps)
+        return chunks.by_class(both, maps, overwrite=overwrite)
 
 
 class ClassAggregation(nn.Module):
@@ -161,7 +165,7 @@ class ClassAggregation(nn.Module):
         """What the padding tokens of one position add to the sums of attention: (M, D / M, D / M) and (M, D / M)."""
         count = max(self.class_cap - classes, 0)
         pad = self.norm1(self.padding_map)
-        k = F.elu(self.k.beside(pad, self.k.of_guidance(self.padding_guidance))) + 1
+        k = positive(self.k.beside(pad, self.k.of_guidance(self.padding_guidance)))
         k, v = (t.unflatten(0, (self.heads, -1)) for t in (k, self.v(pad)))
         return count * k[:, :, None] * v[:, None], count * k
 
@@ -173,7 +177,7 @@ class ClassAggregation(nn.Module):
             """(K, S, D) -> (S M, K, D / M), without a copy."""
             return t.view(classes, positions * self.heads, -1).transpose(0, 1)
 
-        q, k = (F.elu(each.beside(x, g)) + 1 for each, g in zip((self.q, self.k), guidance, strict=True))
+        q, k = (positive(each.beside(x, g)) for each, g in zip((self.q, self.k), guidance, strict=True))
         q, k, v = split(q), split(k), split(linear(self.v, x))
         memory, total = (t.repeat(positions, *[1] * (t.dim() - 1)) for t in padding)
         memory = memory + k.transpose(1, 2) @ v
@@ -184,36 +188,39 @@ class ClassAggregation(nn.Module):
     def _change(self, x: Tensor, guidance: tuple[Tensor, Tensor], padding: tuple[Tensor, Tensor]) -> Tensor:
         """What the block adds to x (K, S, D)."""
         attended = self._attend(self.norm1(x), guidance, padding)
-        return attended + self.mlp(self.norm2(x + attended))
+        return self.mlp(self.norm2(x + attended)).add_(attended)
 
-    def forward(self, maps: Tensor, guidance: Tensor, chunks: Chunks) -> Tensor:
-        """maps (B, K, h, w, D), text guidance (B, K, G) -> (B, K, h, w, D).
+    def forward(self, maps: Tensor, guidance: Tensor, chunks: Chunks, overwrite: bool = False) -> Tensor:
+        """maps (B, K, h, w, D), which inference may `overwrite`, text guidance (B, K, G) -> (B, K, h, w, D).
 
         Training pools the maps before and interpolates the change back; evaluation works at full size. The released
         code interpolates the block's whole output and so adds its input twice: only the change is added here.
         """
         padding = self._padding(maps.shape[1])
-        out = []
-        for x, g in zip(maps.unbind(0), guidance.unsqueeze(2).unbind(0), strict=True):
-            mapped = self.q.of_guidance(g), self.k.of_guidance(g)
-            small = self._pool(x)
-            change = chunks.by_position(partial(self._change, guidance=mapped, padding=padding), small.flatten(1, 2))
-            out.append(x + self._resize(change.view(small.shape), x))
-        return torch.stack(out)
+        g = guidance[:, :, None]
+        mapped = self.q.of_guidance(g), self.k.of_guidance(g)
+
+        def change(image: int, x: Tensor) -> Tensor:
+            return self._change(x, (mapped[0][image], mapped[1][image]), padding)
+
+        if self.training and self.pooling > 1:
+            small = self._pool(maps)
+            changes = chunks.by_position(change, small.flatten(2, 3)).view(small.shape)
+            return maps + self._resize(changes, maps)
+        changed = chunks.by_position(lambda image, x: change(image, x).add_(x), maps.flatten(2, 3), overwrite)
+        return changed.view(maps.shape)
 
     def _pool(self, x: Tensor) -> Tensor:
-        """(K, h, w, D) -> a smaller map in training, else the same."""
-        if not self.training or self.pooling == 1:
-            return x
-        return F.avg_pool2d(x.permute(0, 3, 1, 2), self.pooling).permute(0, 2, 3, 1)
+        """(B, K, h, w, D) -> smaller maps."""
+        pooled = F.avg_pool2d(x.flatten(0, 1).permute(0, 3, 1, 2), self.pooling).permute(0, 2, 3, 1)
+        return pooled.unflatten(0, x.shape[:2])
 
     @staticmethod
     def _resize(change: Tensor, x: Tensor) -> Tensor:
-        """(K, h', w', D) -> as large as x (K, h, w, D)."""
-        if change.shape == x.shape:
-            return change
-        change = F.interpolate(change.permute(0, 3, 1, 2), size=x.shape[1:3], mode="bilinear", align_corners=False)
-        return change.permute(0, 2, 3, 1)
+        """(B, K, h', w', D) -> as large as x (B, K, h, w, D)."""
+        change = change.flatten(0, 1).permute(0, 3, 1, 2)
+        change = F.interpolate(change, size=x.shape[2:4], mode="bilinear", align_corners=False)
+        return change.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
 
 
 class Propagation(nn.Module):
@@ -230,6 +237,8 @@ class Propagation(nn.Module):
 
     def forward(self, maps: Tensor, vision_guidance: Tensor, text_guidance: Tensor, chunks: Chunks) -> Tensor:
         """maps (B, K, h, w, D), guidance (B, G, h, w) and (B, K, G) -> (B, K, h, w, D)."""
+        given = maps
         for spatial, across in zip(self.spatial, self.classes, strict=True):
-            maps = across(spatial(maps, vision_guidance, chunks), text_guidance, chunks)
+            maps = spatial(maps, vision_guidance, chunks, overwrite=maps is not given)
+            maps = across(maps, text_guidance, chunks, overwrite=True)
         return maps

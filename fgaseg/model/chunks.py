@@ -1,6 +1,6 @@
 """Classes in chunks: what a stage holds in memory is bounded by a parameter, not by the number of classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 OfChunk = Callable[..., Tensor]
-"""Takes an image's number in the batch and, for each map, a chunk of that image's classes (n, ...) -> (n, ...)."""
+"""Takes an image's number in the batch and, for each map, a part of that image's: (n, ...) each -> (n, ...)."""
 
 
 @dataclass(frozen=True)
@@ -29,27 +29,39 @@ class Chunks:
             return result
         return function(*arguments)
 
-    def by_class(self, function: OfChunk, *maps: Tensor) -> Tensor:
-        """Apply `function` to chunks of the classes of each image: maps (B, K, ...) -> (B, K, ...)."""
-        batch, count = maps[0].shape[:2]
+    def by_class(self, function: OfChunk, *maps: Tensor, overwrite: bool = False) -> Tensor:
+        """Apply `function` to chunks of the classes of each image: maps (B, K, ...) -> (B, K, ...).
+
+        With `overwrite` the result may take the place of the first of the maps, which then has to have its shape.
+        """
+        return self._in_parts(function, maps, 0, self.classes, overwrite)
+
+    def by_position(self, function: OfChunk, tokens: Tensor, overwrite: bool = False) -> Tensor:
+        """Apply `function` to some positions of all classes of each image: (B, K, T, D) -> (B, K, T, D).
+
+        It gets (K, t, D), as many tokens as `by_class` would give it; `overwrite` as there.
+        """
+        size = max(1, self.classes * tokens.shape[2] // tokens.shape[1])
+        return self._in_parts(function, (tokens,), 1, size, overwrite)
+
+    def _in_parts(self, function: OfChunk, maps: Sequence[Tensor], dim: int, size: int, overwrite: bool) -> Tensor:
+        """Apply `function` to parts of `size` along an image's dimension `dim`."""
         if torch.is_grad_enabled():
-            images = zip(*(t.unbind(0) for t in maps), strict=True)
-            chunks = ((b, zip(*(t.split(self.classes) for t in image), strict=True)) for b, image in enumerate(images))
-            results = [self.run(function, b, *chunk) for b, each in chunks for chunk in each]
-            return torch.cat(results).unflatten(0, (batch, count))
-        out: Tensor | None = None
+            images = list(zip(*(t.unbind(0) for t in maps), strict=True))
+            parts = [zip(*(t.split(size, dim) for t in image), strict=True) for image in images]
+            return torch.stack(
+                [torch.cat([self.run(function, b, *part) for part in each], dim) for b, each in enumerate(parts)]
+            )
+        batch, length = maps[0].shape[0], maps[0].shape[1 + dim]
+        out = maps[0] if overwrite else None
         for b in range(batch):
-            for start in range(0, count, self.classes):
-                chosen = slice(start, start + self.classes)
-                result = function(b, *(t[b, chosen] for t in maps))
+            for start in range(0, length, size):
+                taken = min(size, length - start)
+                result = function(b, *(t[b].narrow(dim, start, taken) for t in maps))
                 if out is None:
-                    out = result.new_empty(batch, count, *result.shape[1:])
-                out[b, chosen] = result
+                    shape = list(result.shape)
+                    shape[dim] = length
+                    out = result.new_empty(batch, *shape)
+                out[b].narrow(dim, start, taken).copy_(result)
         assert out is not None
         return out
-
-    def by_position(self, function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
-        """Apply `function` to some positions of all classes: (K, T, D) -> (K, T, D), as many tokens as `by_class` takes."""
-        classes, positions, _ = tokens.shape
-        size = max(1, self.classes * positions // classes)
-        return torch.cat([self.run(function, part) for part in tokens.split(size, 1)], 1)

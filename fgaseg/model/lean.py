@@ -19,6 +19,11 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     return F.linear(x, layer.weight).add_(layer.bias)
 
 
+def positive(x: Tensor) -> Tensor:
+    """The feature map of linear attention, elu + 1; it may overwrite its input where no gradient is wanted."""
+    return F.elu(x, inplace=not torch.is_grad_enabled()).add_(1)
+
+
 class GELU(nn.GELU):
     """The exact GELU; it overwrites its input where no gradient is wanted."""
 
