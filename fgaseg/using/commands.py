@@ -1,0 +1,45 @@
+"""The commands that use a trained model; each is registered by `fgaseg.cli`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Scale = Annotated[str, typer.Option("--scale", help="sample or paper")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: params/launch.yaml")]
+Run = Annotated[str, typer.Option("--run", help="run id, its beginning, or main: the default model")]
+Classes = Annotated[
+    str | None, typer.Option("--classes", help='class names: "sky, tree, sofa|couch"; a bar parts names of one class')
+]
+ClassesFile = Annotated[Path | None, typer.Option("--classes-file", help="a text file with one class a line")]
+Dataset = Annotated[str | None, typer.Option("--vocabulary", help="a dataset's classes, such as a-150")]
+Prompts = Annotated[
+    list[str] | None, typer.Option("--prompt", help='a prompt template such as "a drawing of a {}"; may be given several times')
+]
+
+
+def predict(
+    photos: Annotated[list[str], typer.Argument(help="pictures, folders of them, or file:// URLs", metavar="PHOTO...")],
+    out: Annotated[Path, typer.Option(help="overlay to write (PNG), labels and areas beside it; for several a folder")],
+    classes: Classes = None,
+    classes_file: ClassesFile = None,
+    vocabulary: Dataset = None,
+    prompt: Prompts = None,
+    background: Annotated[
+        float | None, typer.Option(help="score from 0 to 1: pixels whose best class is below it become background")
+    ] = None,
+    run: Run = "main",
+    scale: Scale = "sample",
+    threads: Threads = None,
+) -> None:
+    """Segment photographs into classes that you name; exit status 1 where some of several could not be read or written."""
+    from fgaseg.plan import open_project
+    from fgaseg.predict import predict as segment
+    from fgaseg.predict import read_request
+
+    plan = open_project(Path(), scale)
+    request = read_request(classes, classes_file, vocabulary, prompt or (), background)
+    told, well = segment(plan, photos, request, out, run, threads)
+    typer.echo(told)
+    if not well:
+        raise typer.Exit(1)
