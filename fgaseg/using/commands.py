@@ -43,3 +43,46 @@ def predict(
     typer.echo(told)
     if not well:
         raise typer.Exit(1)
+
+
+def features(
+    photo: Annotated[str, typer.Argument(help="a picture or its file:// URL")],
+    out: Annotated[Path, typer.Option(help="npz file to write")],
+    classes: Classes = None,
+    classes_file: ClassesFile = None,
+    vocabulary: Dataset = None,
+    prompt: Prompts = None,
+    run: Run = "main",
+    scale: Scale = "sample",
+    threads: Threads = None,
+) -> None:
+    """Write a photograph's dense features, aligned text features, and global, local and fused maps as arrays."""
+    from fgaseg.plan import open_project
+    from fgaseg.predict import read_request
+    from fgaseg.using.features import aligned_features, check_out, write_features
+    from fgaseg.using.inputs import local_path
+    from fgaseg.using.pictures import open_photo
+    from fgaseg.using.segmenter import segmenter_of
+
+    plan = open_project(Path(), scale)
+    request = read_request(classes, classes_file, vocabulary, prompt or ())
+    path = local_path(photo)
+    image = open_photo(path)
+    check_out(path, out)
+    arrays = aligned_features(segmenter_of(plan, run, threads), image, request.vocabulary, request.prompts)
+    typer.echo(write_features(arrays, out))
+
+
+def app(
+    host: Annotated[
+        str, typer.Option(help="address to listen on; 0.0.0.0 lets other machines in, without a password")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    scale: Scale = "sample",
+    threads: Threads = None,
+) -> None:
+    """Serve a web page: drop a picture, type classes, compare runs."""
+    from fgaseg.plan import open_project
+    from fgaseg.using.web import serve
+
+    serve(open_project(Path(), scale), host, port, threads, typer.echo)

@@ -1,11 +1,13 @@
 """A trained run as a function of a picture and words: `load_segmenter`."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fgaseg.evaluation.segmenter import FGAsegSegmenter
 from fgaseg.loading import load_model
@@ -48,6 +50,12 @@ class PhotoSegmenter:
             self._segmenter.set_vocabulary(wanted[0])
             self._current = wanted
         return self._segmenter
+
+    @contextmanager
+    def model(self, vocabulary: Vocabulary, prompts: Sequence[str] | None = None) -> Iterator[tuple[FGAseg, Tensor]]:
+        """The model and the text features (K, P, C) of all names of a vocabulary, for this thread alone."""
+        with self._lock, torch.no_grad():
+            yield self._model, self.prepare(vocabulary, prompts).text
 
     def __call__(
         self,
