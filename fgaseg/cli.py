@@ -238,7 +238,7 @@ def plan_command(
     typer.echo(estimate(_plan(scale), _scope(scope), nodes, *given.values()))
 
 
-for command in (commands.predict, commands.features, commands.app):
+for command in (commands.predict, commands.features, commands.app, commands.export, commands.serve):
     app.command()(command)
 
 

@@ -86,3 +86,29 @@ def app(
     from fgaseg.using.web import serve
 
     serve(open_project(Path(), scale), host, port, threads, typer.echo)
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="run id, its beginning, or main: the default model")],
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+    scale: Scale = "sample",
+) -> None:
+    """Write a trained run as an MLflow model, for `fgaseg serve` and `mlflow models serve`."""
+    from fgaseg.plan import open_project
+    from fgaseg.using.export import export as write
+
+    plan = open_project(Path(), scale)
+    chosen = plan.default_row.run_id if run == "main" else plan.find_run(run)
+    assert chosen is not None
+    typer.echo(write(plan, chosen, out))
+
+
+def serve(
+    model: Annotated[Path, typer.Argument(help="folder that `fgaseg export` wrote")],
+    host: Annotated[str, typer.Option(help="address to listen on; others than 127.0.0.1 let other machines in")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5001,
+) -> None:
+    """Serve an exported model by HTTP: MLflow's scoring server behind limits and checks."""
+    from fgaseg.using.export import serve_model
+
+    serve_model(model, host, port, typer.echo)
