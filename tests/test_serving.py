@@ -3,16 +3,8 @@
 import base64
 import io
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,56 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from project import Project, assert_says
+from server import BIN, serving
 
 from fgaseg import load_segmenter
 from fgaseg.using.requests import read_labels
 
 SCENE = "data/sample/ADEChallengeData2016/images/validation/ADE_val_00000001.jpg"
 CLASSES = "sky, tree, sofa|couch"
-BIN = Path(sys.executable).parent
-
-
-@pytest.fixture(scope="module")
-def model(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported") / "model"
-    result = finished.run("export", "main", folder)
-    assert (result.status, result.errors) == (0, []), result.err
-    return folder
-
-
-@contextmanager
-def serving(folder: Path, *command: str) -> Iterator[str]:
-    """The address of a server, whose last option is the port, run in a folder that is no project."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    line = [*command, str(port)]
-    server = subprocess.Popen(
-        line, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        until = time.monotonic() + 120
-        while server.poll() is None and time.monotonic() < until:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}/invocations"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-@pytest.fixture(scope="module")
-def guarded(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(tmp_path_factory.mktemp("elsewhere"), str(BIN / "fgaseg"), "serve", str(model), "--port") as address:
-        yield address
 
 
 def send(address: str, body: bytes, kind: str = "application/json") -> tuple[int, Any]:
@@ -99,8 +48,8 @@ def check_answer(answer: dict[str, Any], project: Project, background: float | N
     assert answer["classes"] == expected.areas()
 
 
-def test_mlflows_own_server_answers(model: Path, finished: Project, tmp_path: Path) -> None:
-    command = (str(BIN / "mlflow"), "models", "serve", "-m", str(model), "--env-manager", "local", "-h", "127.0.0.1", "-p")
+def test_mlflows_own_server_answers(exported: Path, finished: Project, tmp_path: Path) -> None:
+    command = (str(BIN / "mlflow"), "models", "serve", "-m", str(exported), "--env-manager", "local", "-h", "127.0.0.1", "-p")
     with serving(tmp_path, *command) as address:
         status, answer = send(address, records(row(finished), row(finished, background=0.6)))
         assert status == 200, answer

@@ -39,7 +39,10 @@ def local_path(text: str) -> Path:
         raise UserError(f"{text!r}: a path holds no zero byte; check the path")
     if "://" not in text:
         return Path(text)
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise UserError(f"{text}: no URL ({error}); write file:///path/on/this/machine") from None
     if parts.scheme != "file":
         raise UserError(f"{text}: nothing is downloaded; save the picture and name its file")
     if parts.netloc not in ("", "localhost"):

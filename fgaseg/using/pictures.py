@@ -49,7 +49,11 @@ def _decode(source: Path | io.BytesIO, what: str, limits: Limits, formats: tuple
 
 def open_photo(path: Path, limits: Limits = OWN_FILES) -> Image.Image:
     """The photograph in a file, RGB. Raises `UserError` when it is missing, no picture, damaged or too large."""
-    if not path.exists():
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, or that the disk cannot hold
+        raise UserError(f"{str(path)[:200]}: no such photograph ({error.args[-1]}); check the path") from None
+    if not there:
         raise UserError(f"{path}: no such photograph; check the path")
     if not path.is_file() and not path.is_dir():
         raise UserError(f"{path} cannot be read as an image (not an ordinary file): {_REMEDY}")

@@ -1,6 +1,5 @@
 """The classes of a prediction: names with synonyms, from text, a file, a list or a dataset's table."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,10 +121,10 @@ def check_background(threshold: float | None, vocabulary: Vocabulary, where: str
     """The score below which a pixel becomes background, or None for no background."""
     if threshold is None:
         return None
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
         raise UserError(f"{where}: a number from 0 to 1 is expected")
     if not 0 <= threshold <= 1:
-        raise UserError(f"{where}: {threshold:g} is no score; a number from 0 to 1 is expected")
+        raise UserError(f"{where}: {str(threshold)[:20]} is no score; a number from 0 to 1 is expected")
     if BACKGROUND in vocabulary.prompted:
         raise UserError(f"{where}: a class is called {BACKGROUND} already; leave it out of the classes, or the threshold")
     return float(threshold)
