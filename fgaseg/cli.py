@@ -8,6 +8,7 @@ import typer
 
 from fgaseg.errors import UserError
 from fgaseg.logs import set_up_logs
+from fgaseg.using import commands
 
 if TYPE_CHECKING:
     from fgaseg.plan import Plan, Scope
@@ -19,16 +20,12 @@ app.add_typer(data_app, name="data")
 app.add_typer(sample_app, name="sample")
 
 ScaleOption = Annotated[str, typer.Option("--scale", help="sample or paper")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: params/launch.yaml")]
 
 
 def _plan(scale: str) -> "Plan":
-    from fgaseg.plan import Plan
+    from fgaseg.plan import open_project
 
-    root = Path()
-    if not (root / "params" / "base.yaml").exists():
-        raise UserError("params/base.yaml: not found here; run fgaseg from the project's root folder")
-    return Plan(root, scale)  # type: ignore[arg-type]
+    return open_project(Path(), scale)
 
 
 def _scope(scope: str) -> "Scope":
@@ -302,22 +299,8 @@ def plan_command(
     typer.echo(estimate(_plan(scale), _scope(scope), nodes, *given.values()))
 
 
-@app.command()
-def predict(
-    photo: Annotated[Path, typer.Argument(help="any picture")],
-    classes: Annotated[str, typer.Option(help='class names, separated by commas: "sky, tree, car"')],
-    out: Annotated[Path, typer.Option(help="overlay to write (PNG); labels and areas are written beside it")],
-    run: Annotated[str | None, typer.Option(help="run id; default: the default model")] = None,
-    scale: ScaleOption = "sample",
-    threads: Threads = None,
-) -> None:
-    """Segment a photograph into classes that you name."""
-    from fgaseg.params import load_launch
-    from fgaseg.predict import predict_file
-
-    plan = _plan(scale)
-    count = threads or load_launch(plan.root).threads
-    typer.echo(predict_file(plan, photo, classes, out, run and plan.find_run(run), count))
+for command in (commands.predict, commands.features, commands.app, commands.export, commands.serve):
+    app.command()(command)
 
 
 def main() -> None:
