@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fgaseg.errors import UserError
+from fgaseg.errors import UserError, one_line
 from fgaseg.logs import set_up_logs
 from fgaseg.using import commands
 
@@ -309,12 +309,12 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        message = str(error)
+        message = one_line(error)
     except OSError as error:
         message = f"{error.filename or 'a file'}: {error.strerror or error}; check that it is there and may be read or written"
     else:
         return
-    print(f"fgaseg: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"fgaseg: {message}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -2,11 +2,13 @@
 
 
 class UserError(ValueError):
-    """A mistake in the input: one line that says what is wrong, where, and what to do about it.
+    """A mistake in the input: one line that says what is wrong, where, and what to do about it."""
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, as one printable line.
 
     What it repeats of the input cannot break the line, or tell a terminal anything: such characters are spelt out.
     """
-
-    def __str__(self) -> str:
-        text = " ".join(super().__str__().splitlines())
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = " ".join(str(error).splitlines())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fgaseg.errors import UserError
+from fgaseg.errors import UserError, one_line
 from fgaseg.files import write_json, write_whole
 from fgaseg.plan import Plan
 from fgaseg.using.inputs import Job, jobs, local_path, single_job
@@ -103,7 +103,7 @@ def predict_many(plan: Plan, work: Sequence[Job], request: Request, run: str, th
             except (UserError, OSError) as error:
                 failed += 1
                 with bar.external_write_mode(file=sys.stderr):
-                    logging.getLogger(__name__).warning("left out: %s", " ".join(str(error).split()))
+                    logging.getLogger(__name__).warning("left out: %s", one_line(error))
     return f"segmented {len(work) - failed} of {len(work)} photographs", failed
 
 

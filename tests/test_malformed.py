@@ -14,7 +14,7 @@ import pytest
 from malformed import broken_body, malformed
 from project import Project
 
-from fgaseg.errors import UserError
+from fgaseg.errors import UserError, one_line
 from fgaseg.using.guard import read_json
 from fgaseg.using.inputs import local_path
 from fgaseg.using.pictures import decode, open_photo
@@ -51,7 +51,7 @@ def try_all(count: int, seed: int) -> Counter[str]:
         try:
             attempt(kind, content)
         except UserError as error:
-            line = str(error)
+            line = one_line(error)
             refused[kind] += 1
         if line is not None:
             assert line.isprintable(), (kind, content)

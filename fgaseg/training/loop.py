@@ -61,7 +61,7 @@ def _batches(stream: TrainingStream, share: Share, workers: int) -> Iterator[lis
         while batches := list(islice(loader, share.passes)):
             yield batches
     except UserError as error:  # a loader process puts its stack trace before the message
-        raise UserError(str(error.args[0]).strip().splitlines()[-1].removeprefix("fgaseg.errors.UserError: ")) from None
+        raise UserError(str(error).strip().splitlines()[-1].removeprefix("fgaseg.errors.UserError: ")) from None
 
 
 @dataclass

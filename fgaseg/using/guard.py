@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from itertools import accumulate
 from typing import Any
 
-from fgaseg.errors import UserError
+from fgaseg.errors import UserError, one_line
 from fgaseg.using.limits import REQUEST
 
 Message = MutableMapping[str, Any]
@@ -89,7 +89,7 @@ class Guard:
             if scope["path"] in self._always_json or headers.get(b"content-type", b"").startswith(b"application/json"):
                 self._check(scope["path"], read_json(body))
         except UserError as error:
-            await _refuse(send, 400, str(error))
+            await _refuse(send, 400, one_line(error))
         except RefusedError as refusal:
             await _refuse(send, refusal.status, refusal.text)
         else:

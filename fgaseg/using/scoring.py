@@ -10,7 +10,7 @@ from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel
 
-from fgaseg.errors import UserError
+from fgaseg.errors import UserError, one_line
 from fgaseg.using.bundle import load_bundle
 from fgaseg.using.limits import REQUEST
 from fgaseg.using.requests import AT_ONCE, answer, read_order
@@ -31,7 +31,7 @@ class ServedModel(PythonModel):
             orders = [read_order(row) for row in model_input.to_dict("records")]
             results = [self._segment(o.image, o.vocabulary, background=o.background, limits=REQUEST) for o in orders]
         except UserError as error:
-            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+            raise MlflowException(one_line(error), error_code=INVALID_PARAMETER_VALUE) from None
         return [answer(result) for result in results]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.middleware import Middleware
 
-from fgaseg.errors import UserError
+from fgaseg.errors import UserError, one_line
 from fgaseg.plan import Plan
 from fgaseg.using.guard import Guard
 from fgaseg.using.limits import REQUEST
@@ -111,7 +111,7 @@ def build_page(runs: Runs) -> "gradio.Blocks":
         try:
             return [*answer(runs, *values), ""]
         except UserError as error:
-            return [None, "", None, "", f'<p class="refusal">{html.escape(str(error))}</p>']
+            return [None, "", None, "", f'<p class="refusal">{html.escape(one_line(error))}</p>']
 
     with gr.Blocks(title="FGAseg", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gr.Markdown(f"# FGAseg\nSegments a picture into the classes that you name. Scale: **{runs.plan.scale}**.")
