@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 REPORT := results/sample/report/main
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: sample test check format install data reports clean
+.PHONY: app sample test check format install data reports clean
 
 install: $(INSTALLED)
 
@@ -16,6 +16,17 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11-3.13 is needed, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The environment of the web page: the project's own, with Gradio and what it wants otherwise laid over it.
+app: .venv-app/.installed
+
+.venv-app/.installed: constraints-app.txt $(INSTALLED)
+	$(BIN)/python -m venv .venv-app
+	@$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
+	    > "$$(.venv-app/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/project.pth"
+	@cut -d= -f1 constraints-app.txt | sed 's/^/^/; s/$$/==/' | grep -v -f - constraints.txt | cat - constraints-app.txt > .venv-app/constraints.txt
+	.venv-app/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-app/constraints.txt -e '.[app]'
 	@touch $@
 
 data: $(INSTALLED)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fgaseg.data_commands import data_app, sample_app
-from fgaseg.errors import UserError
+from fgaseg.errors import UserError, one_line
 from fgaseg.logs import set_up_logs
 from fgaseg.options import ScaleOption, open_plan
+from fgaseg.using import commands
 
 if TYPE_CHECKING:
     from fgaseg.plan import Scope
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_app, name="data")
 app.add_typer(sample_app, name="sample")
-
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: params/launch.yaml")]
 
 
 def _scope(scope: str) -> "Scope":
@@ -213,22 +212,8 @@ def plan_command(
     typer.echo(estimate(open_plan(scale), _scope(scope), nodes, *given.values()))
 
 
-@app.command()
-def predict(
-    photo: Annotated[Path, typer.Argument(help="any picture")],
-    classes: Annotated[str, typer.Option(help='class names, separated by commas: "sky, tree, car"')],
-    out: Annotated[Path, typer.Option(help="overlay to write (PNG); labels and areas are written beside it")],
-    run: Annotated[str | None, typer.Option(help="run id; default: the default model")] = None,
-    scale: ScaleOption = "sample",
-    threads: Threads = None,
-) -> None:
-    """Segment a photograph into classes that you name."""
-    from fgaseg.params import load_launch
-    from fgaseg.predict import predict_file
-
-    plan = open_plan(scale)
-    count = threads or load_launch(plan.root).threads
-    typer.echo(predict_file(plan, photo, classes, out, run and plan.find_run(run), count))
+for command in (commands.predict, commands.features, commands.app, commands.export, commands.serve):
+    app.command()(command)
 
 
 def main() -> None:
@@ -237,12 +222,12 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        message = str(error)
+        message = one_line(error)
     except OSError as error:
         message = f"{error.filename or 'a file'}: {error.strerror or error}; check that it is there and may be read or written"
     else:
         return
-    print(f"fgaseg: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"fgaseg: {message}", file=sys.stderr)
     sys.exit(2)
 
 

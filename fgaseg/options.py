@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fgaseg.errors import UserError
-
 if TYPE_CHECKING:
     from fgaseg.plan import Plan
 
@@ -15,9 +13,6 @@ ScaleOption = Annotated[str, typer.Option("--scale", help="sample or paper")]
 
 def open_plan(scale: str) -> "Plan":
     """The plan of the project in the current folder. Raises `UserError` where there is none."""
-    from fgaseg.plan import Plan
+    from fgaseg.plan import open_project
 
-    root = Path()
-    if not (root / "params" / "base.yaml").exists():
-        raise UserError("params/base.yaml: not found here; run fgaseg from the project's root folder")
-    return Plan(root, scale)  # type: ignore[arg-type]
+    return open_project(Path(), scale)

@@ -332,3 +332,14 @@ class Plan:
         if any(replica.run_id and (self.paths.run(replica.run_id) / "metrics.jsonl").exists() for replica in replicas):
             return "running"
         return "missing"
+
+
+def open_project(root: Path, scale: str) -> Plan:
+    """The plan of the project in the folder `root`. Raises `UserError` where there is none."""
+    if not (root / "params" / "base.yaml").exists():
+        raise UserError(
+            "params/base.yaml: not found here; run fgaseg from the project's root folder"
+            if root == Path()
+            else f"{root / 'params' / 'base.yaml'}: not found; name the project's root folder"
+        )
+    return Plan(root, scale)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import open_clip
 import pytest
 import torch
 from project import Project, finish_project, write_project
+from server import BIN, serving
 
 from fgaseg.model.clip import DenseCLIP, create_open_clip
 from fgaseg.model.fgaseg import FGAseg, build
@@ -90,6 +91,22 @@ def project(finished: Project, tmp_path: Path) -> Project:
 def run(project: Project) -> str:
     """The folder of the finished project's trained run, from its root."""
     return f"results/sample/runs/{project.ids('table_1', 2)[0]}"
+
+
+@pytest.fixture(scope="session")
+def exported(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished project's default model as `fgaseg export` writes it."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    result = finished.run("export", "main", folder)
+    assert (result.status, result.errors) == (0, []), result.err
+    return folder
+
+
+@pytest.fixture(scope="session")
+def guarded(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of `fgaseg serve` with it, run in a folder that is no project."""
+    with serving(tmp_path_factory.mktemp("elsewhere"), str(BIN / "fgaseg"), "serve", str(exported), "--port") as address:
+        yield address
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ def normalise(pixels: Tensor) -> Tensor:
     """uint8 (..., 3, H, W) -> float32 with CLIP's pixel statistics."""
     mean = torch.tensor(OPENAI_DATASET_MEAN, device=pixels.device)[:, None, None]
     std = torch.tensor(OPENAI_DATASET_STD, device=pixels.device)[:, None, None]
-    return (pixels.float() / 255 - mean) / std
+    return (pixels.float() / 255).sub_(mean).div_(std)
 
 
 def to_pixels(image: Image.Image) -> Tensor:

@@ -34,14 +34,26 @@ class Sample:
         """The image as RGB."""
         return load_image(self.image).convert("RGB")
 
-    def read_labels(self) -> NDArray[np.int64]:
-        """Labels (H, W): positions in the class table, -1 where void."""
+    def read_label_image(self) -> Image.Image:
+        """Labels as a picture of mode L or I, to be resized or cropped before `to_labels` makes an array of it.
+
+        Not of mode I;16, for which Pillow resizes with another rounding.
+        """
         image = load_image(self.label, "prepare the dataset again")
         if image.mode not in VOID:
             raise UserError(f"{self.label}: mode {image.mode} is not that of a prepared label; prepare the dataset again")
-        labels = np.asarray(image).astype(np.int64)
-        labels[labels == VOID[image.mode]] = -1
-        return labels
+        return image if image.mode == "L" else image.convert("I")
+
+    def read_labels(self) -> NDArray[np.int64]:
+        """Labels (H, W): positions in the class table, -1 where void."""
+        return to_labels(self.read_label_image())
+
+
+def to_labels(image: Image.Image) -> NDArray[np.int64]:
+    """A picture of labels -> positions in the class table (H, W), -1 where void."""
+    labels = np.asarray(image).astype(np.int64)
+    labels[labels == (VOID["L"] if image.mode == "L" else VOID["I;16"])] = -1
+    return labels
 
 
 class Samples(Sequence[Sample]):

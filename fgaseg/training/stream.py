@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional
 
 from fgaseg.data.pixels import normalise, to_pixels
-from fgaseg.data.prepared import PreparedDataset, Sample
+from fgaseg.data.prepared import PreparedDataset, Sample, to_labels
 from fgaseg.errors import UserError
 from fgaseg.schema import Augmentation
 
@@ -31,19 +31,19 @@ def distort_colours(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     """
 
     def contrast(x: Tensor) -> Tensor:
-        return x * float(rng.uniform(0.5, 1.5)) if rng.random() < 0.5 else x
+        return x.mul_(float(rng.uniform(0.5, 1.5))) if rng.random() < 0.5 else x
 
     x = pixels.float()
     if rng.random() < 0.5:
-        x = x + float(rng.uniform(-32, 32))
+        x.add_(float(rng.uniform(-32, 32)))
     contrast_first = rng.random() < 0.5
-    x = (contrast(x) if contrast_first else x).clamp(0, 255) / 255
+    x = (contrast(x) if contrast_first else x).clamp_(0, 255).div_(255)
     if rng.random() < 0.5:
         x = functional.adjust_saturation(x, float(rng.uniform(0.5, 1.5)))
     if rng.random() < 0.5:
-        x = functional.adjust_hue(x, float(rng.uniform(-0.1, 0.1)))
-    x = x * 255
-    return (x if contrast_first else contrast(x)).clamp(0, 255).round().to(torch.uint8)
+        x = functional.adjust_hue(x.contiguous(), float(rng.uniform(-0.1, 0.1)))
+    x = x.mul_(255)
+    return (x if contrast_first else contrast(x)).clamp_(0, 255).round_().to(torch.uint8)
 
 
 def augment(sample: Sample, params: Augmentation, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ def augment(sample: Sample, params: Augmentation, rng: np.random.Generator) -> t
     The shortest edge is resized to a length drawn from `short_edges`, the crop is placed at random, flipped half of
     the time, distorted in colour, and padded on the right and below where the image is smaller.
     """
-    image, labels = sample.read_image(), Image.fromarray(sample.read_labels().astype(np.int32))
+    image, labels = sample.read_image(), sample.read_label_image()
     edge = int(rng.choice(params.short_edges))
     scale = edge / min(image.size)
     size = (max(edge, round(image.width * scale)), max(edge, round(image.height * scale)))
@@ -60,12 +60,14 @@ def augment(sample: Sample, params: Augmentation, rng: np.random.Generator) -> t
     crop = params.crop
     left, top = (int(rng.integers(max(length - crop, 0) + 1)) for length in size)
     box = (left, top, min(left + crop, size[0]), min(top + crop, size[1]))
-    pixels, target = to_pixels(image.crop(box)), torch.from_numpy(np.array(labels.crop(box)).astype(np.int64))
+    pixels, target = to_pixels(image.crop(box)), torch.from_numpy(to_labels(labels.crop(box)))
     if params.flip and rng.random() < 0.5:
         pixels, target = pixels.flip(2), target.flip(1)
     if params.colour_jitter:
         pixels = distort_colours(pixels, rng)
     missing = (0, crop - target.shape[1], 0, crop - target.shape[0])
+    if not any(missing):
+        return pixels, target
     return F.pad(pixels, missing, value=params.pad_value), F.pad(target, missing, value=IGNORE)
 
 
