@@ -43,12 +43,13 @@ _VOCABULARIES = 8
 class _CLIPVocabulary:
     """What both segmenters share: a CLIP that turns class names into text features, on its own device.
 
-    The features of the latest vocabularies are kept for as long as the weights stay as they are.
+    The features of the latest vocabularies are kept for as long as the weights stay as they are. `prompts` may be set
+    before a vocabulary is.
     """
 
     def __init__(self, clip: DenseCLIP, architecture: str, prompts: Sequence[str]) -> None:
         self.clip, self.architecture, self.prompts = clip, architecture, prompts
-        self._known: dict[tuple[str, ...], Tensor] = {}
+        self._known: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
         self._weights = -1
 
     @property
@@ -60,7 +61,7 @@ class _CLIPVocabulary:
         weights = sum(parameter._version for parameter in self.clip.parameters())  # grows with every change in place
         if weights != self._weights:
             self._known, self._weights = {}, weights
-        key = tuple(names)
+        key = tuple(names), tuple(self.prompts)
         if key not in self._known:
             if len(self._known) == _VOCABULARIES:
                 del self._known[next(iter(self._known))]

@@ -33,7 +33,6 @@ class PhotoSegmenter:
         self.params, self.run_id, self.scale = params, run_id, scale
         self._model = model
         self._segmenter = FGAsegSegmenter(model, params.vlm.architecture, params.vlm.prompts, params.training.loss)
-        self._current: tuple[list[str], tuple[str, ...]] | None = None
         self._lock = threading.Lock()
 
     @property
@@ -42,13 +41,9 @@ class PhotoSegmenter:
         return self.params.vlm.prompts
 
     def prepare(self, vocabulary: Vocabulary, prompts: Sequence[str] | None = None) -> FGAsegSegmenter:
-        """The segmenter for a vocabulary, whose text features are computed only where they are not the last ones."""
-        wanted = (vocabulary.prompted, tuple(prompts) if prompts else self.prompts)
-        if wanted != self._current:
-            self._current = None
-            self._segmenter.prompts = wanted[1]
-            self._segmenter.set_vocabulary(wanted[0])
-            self._current = wanted
+        """The segmenter, set to a vocabulary; it keeps the text features of the latest ones."""
+        self._segmenter.prompts = tuple(prompts or self.prompts)
+        self._segmenter.set_vocabulary(vocabulary.prompted)
         return self._segmenter
 
     @contextmanager
