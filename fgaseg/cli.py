@@ -54,7 +54,7 @@ def vlm(backbone: Annotated[str, typer.Argument(help="base or large")], scale: S
     if backbone not in plan.backbones:
         raise UserError(f"backbone '{backbone}' is unknown; params/scale/{scale}.yaml has {', '.join(plan.backbones)}")
     params = plan.backbones[backbone].vlm
-    provide(params.architecture, params.pretrained, plan.root, plan.paths.vlm(backbone))
+    provide(params.architecture, params.pretrained, plan.root, plan.paths.vlm(backbone), params.pretrained_sha256)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from fgaseg.schema import Params
 Method = Literal["fgaseg", "dense_clip"]
 
 NONE: Mapping[str, str] = MappingProxyType({})
+_DIGEST = "pretrained_sha256"
 
 
 def _short_hash(content: Mapping[str, Any]) -> str:
@@ -67,13 +68,18 @@ def _of_own(names: Iterable[str], own: Mapping[str, str]) -> dict[str, Any]:
     return {"own": used} if used else {}
 
 
+def _digest_of_weights(vlm: Mapping[str, Any]) -> dict[str, str]:
+    """The digest that a file of weights must have, where one is asked for."""
+    return {_DIGEST: str(vlm[_DIGEST]).lower()} if vlm.get(_DIGEST) else {}
+
+
 def run_id(params: Params, digest: str, own: Mapping[str, str] = NONE) -> str:
     """Identity of a training: all that decides its weights, and nothing else.
 
     `own` has the identities of a user's own datasets.
     """
     p = params.model_dump(mode="json")
-    vlm = {k: v for k, v in p["vlm"].items() if k not in ("backbone", "label")}
+    vlm = {k: v for k, v in p["vlm"].items() if k not in ("backbone", "label", _DIGEST)} | _digest_of_weights(p["vlm"])
     data = {k: p["data"][k] for k in ("train", "train_classes")} | _of_own([params.data.train], own)
     training = {k: v for k, v in p["training"].items() if k != "validate_every"}
     parts = {"vlm": vlm, "model": p["model"], "training": training, "data": data}
@@ -90,6 +96,7 @@ def eval_id(params: Params, method: Method, digest: str, own: Mapping[str, str] 
         subject: Any = run_id(params, digest, own)
     else:
         subject = {k: p["vlm"][k] for k in ("architecture", "pretrained", "image_size", "dense_residual", "prompts")}
+        subject |= _digest_of_weights(p["vlm"])
     scoring = {k: v for k, v in p["evaluation"].items() if k != "panels"}
     parts = {"subject": subject, "method": method, "evaluation": scoring, "benchmarks": p["data"]["benchmarks"]}
     parts |= _of_own([params.data.train, *params.data.benchmarks], own)
@@ -103,7 +110,8 @@ def data_id(data_root: str, digest: str) -> str:
 
 def weights_id(backbone: Mapping[str, Any], digest: str) -> str:
     """Identity of a backbone's weights: where they are from; the data may ship them."""
-    return _short_hash({key: backbone[key] for key in ("architecture", "pretrained")} | {"digest": digest})[:8]
+    parts = {key: backbone[key] for key in ("architecture", "pretrained")} | _digest_of_weights(backbone)
+    return _short_hash(parts | {"digest": digest})[:8]
 
 
 def changes(default: Params, params: Params) -> dict[str, Any]:

@@ -79,7 +79,10 @@ def _first_line(error: ValidationError) -> str:
 def _check_keys(
     tree: Any, model: type[BaseModel], where: str, prefix: str = "", elsewhere: frozenset[str] = frozenset()
 ) -> None:
-    """`tree` must have exactly the keys of `model`, but for the dotted ones `elsewhere`; values are not looked at."""
+    """`tree` must have exactly the keys of `model`, but for the dotted ones `elsewhere`; values are not looked at.
+
+    A field with a default may be left out.
+    """
     if not isinstance(tree, dict):
         raise UserError(f"{where}: {prefix.rstrip('.')}: keys are expected: {', '.join(model.model_fields)}")
     names = [name for name in model.model_fields if prefix + name not in elsewhere]
@@ -90,6 +93,8 @@ def _check_keys(
             raise UserError(f"{where}: unknown parameter '{prefix}{key}'; {hint}")
     for name in names:
         if name not in tree:
+            if not model.model_fields[name].is_required():
+                continue
             raise UserError(f"{where}: '{prefix}{name}' is missing; write it with a value")
         kind = model.model_fields[name].annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):

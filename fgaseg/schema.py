@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Scale = Literal["sample", "paper"]
 Precision = Literal["float32", "bfloat16", "float16"]
-OF_BACKBONE = ("label", "architecture", "pretrained", "image_size", "guidance_layers")
+OF_BACKBONE = ("label", "architecture", "pretrained", "pretrained_sha256", "image_size", "guidance_layers")
 """The parameters of `vlm` that a scale's backbones give."""
 
 Positive = Annotated[int, Field(gt=0)]
@@ -35,6 +35,7 @@ class VLM(_Frozen):
     label: str
     architecture: str
     pretrained: str
+    pretrained_sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{8,64}$")] | None = None
     image_size: Positive
     guidance_layers: tuple[int, int]
     dense_residual: Literal["class_token", "own"]
