@@ -10,6 +10,7 @@ from fgaseg.data_commands import data_app, sample_app
 from fgaseg.errors import UserError
 from fgaseg.logs import set_up_logs
 from fgaseg.options import ScaleOption, open_plan
+from fgaseg.weights_commands import convert_command
 
 if TYPE_CHECKING:
     from fgaseg.plan import Scope
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_app, name="data")
 app.add_typer(sample_app, name="sample")
+app.command("convert")(convert_command)
 
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: params/launch.yaml")]
 
