@@ -13,6 +13,7 @@ from fgaseg.files import write_json
 from fgaseg.loading import save_model, untrained_model
 from fgaseg.model.released import convert
 from fgaseg.plan import Plan
+from fgaseg.provenance import provenance
 from fgaseg.training.state import trained_state
 
 DIFFERENCES = (
@@ -63,8 +64,8 @@ def convert_released(plan: Plan, checkpoint: Path, run_id: str, allow_missing: b
     """Write a released checkpoint as the model of a run, unless the run needs tensors that it does not get from it.
 
     What training leaves frozen comes from the backbone, and has to be the same in the checkpoint as far as that holds it.
-    `allow_missing` writes all the same: what is lacking keeps random weights, or the backbone's. Raises `UserError` where the
-    run has a model already, or the checkpoint is not readable.
+    `allow_missing` writes all the same: what is lacking keeps random weights, or the backbone's. The run's provenance says that
+    it was converted. Raises `UserError` where the run has a model already, or the checkpoint is not readable.
     """
     path = plan.paths.run(run_id) / "model.safetensors"
     if path.exists():
@@ -93,7 +94,11 @@ def convert_released(plan: Plan, checkpoint: Path, run_id: str, allow_missing: b
     model.load_state_dict({name: found.tensors[name] for name in taken}, strict=False)
     with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    made = provenance(plan)["provenance"]
+    made |= {"code": "released", "git_commit": f"{made['git_commit']}, converted from {checkpoint.name} ({digest[:12]})"}
+    about = {"run_id": run_id, "params": params.model_dump(mode="json"), "provenance": made}
     record = {"checkpoint": checkpoint.name, "sha256": digest, "lacking": lacking, "left_out": found.left_out}
     write_json(path.parent / "converted.json", record | {"differences": DIFFERENCES})
+    write_json(path.parent / "params.json", about)
     save_model(model, run_id, path)
     return Report("\n".join([*lines, str(path)]), lacking, path)

@@ -34,9 +34,7 @@ def _layer(dim: int, guidance: int, ratio: int) -> nn.ModuleDict:
     shifted = _swin(dim, guidance, ratio)
     shifted.register_buffer("attn_mask", torch.zeros(4, 16, 16))
     blocks = {"block_1": _swin(dim, guidance, ratio), "block_2": shifted, "guidance_norm": nn.LayerNorm(guidance)}
-    attention = nn.ModuleDict(
-        {"q": nn.Linear(dim + guidance, dim), "k": nn.Linear(dim + guidance, dim), "v": nn.Linear(dim, dim)}
-    )
+    attention = nn.ModuleDict({name: nn.Linear(dim + guidance, dim) for name in "qk"} | {"v": nn.Linear(dim, dim)})
     mlp = nn.Sequential(nn.Linear(dim, dim * ratio), nn.ReLU(), nn.Linear(dim * ratio, dim))
     across = nn.ModuleDict({"attention": attention, "MLP": mlp, "norm1": nn.LayerNorm(dim), "norm2": nn.LayerNorm(dim)})
     across.register_parameter("padding_tokens", nn.Parameter(torch.zeros(1, 1, dim)))

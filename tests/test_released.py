@@ -135,8 +135,8 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def untrained(project: Project) -> str:
-    """A run of the project that has no model yet."""
-    return project.ids("table_2", 1)[0]
+    """A run of the project that has no model yet: its kernels are normalised as the released model's."""
+    return project.ids("fidelity", 7)[0]
 
 
 @pytest.fixture
@@ -202,6 +202,17 @@ def test_the_command_writes_nothing_where_tensors_lack_unless_it_may(
     assert not model_of(project, untrained).exists()
     assert_says(project.succeed(*CONVERT, untrained, "--allow-missing").out, *words)
     assert model_of(project, untrained).exists()
+
+
+def test_a_converted_run_is_evaluated_and_shown(project: Project, untrained: str, write: Write) -> None:
+    write()
+    project.succeed(*CONVERT, untrained)
+    evaluation = project.ids("fidelity", 7)[1]
+    project.succeed("evaluate", evaluation)
+    scores = json.loads((project.results / "evaluations" / evaluation / "evaluation.json").read_text())
+    assert len(scores["benchmarks"]) == 5
+    assert_says(project.succeed("show", untrained).out, "converted from released.pth", "made by other code")
+    project.succeed("track")
 
 
 def test_the_command_refuses_to_replace_a_model(project: Project, run: str, write: Write) -> None:
