@@ -11,6 +11,7 @@ from fgaseg.errors import UserError, one_line
 from fgaseg.logs import set_up_logs
 from fgaseg.options import ScaleOption, open_plan
 from fgaseg.using import commands
+from fgaseg.weights_commands import convert_command
 
 if TYPE_CHECKING:
     from fgaseg.plan import Scope
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_app, name="data")
 app.add_typer(sample_app, name="sample")
+app.command("convert")(convert_command)
 
 
 def _scope(scope: str) -> "Scope":

@@ -48,6 +48,7 @@ class Paths:
     def run(self, run_id: str) -> Path:
         """A training: params.json, starts.jsonl, metrics.jsonl, model.safetensors; checkpoints/ until it is finished.
 
+        Of a converted model: params.json, converted.json (what it was converted from), model.safetensors.
         On a cluster also job.json, its newest job, and slurm/, the logs of all its processes; with a server tracking.log.
         """
         return self.results / "runs" / run_id

@@ -54,6 +54,16 @@ def test_vlm_refuses_an_unknown_architecture_or_tag(old: str, new: str, words: l
     assert_says(project.refusal("vlm", "base"), "vlm.", *words)
 
 
+def test_vlm_refuses_weights_of_another_digest(project: Project) -> None:
+    project.edit(SCALE, f"{VLM}\n    image_size: 96", f"{VLM}\n    pretrained_sha256: {'f' * 64}\n    image_size: 96")
+    assert_says(project.refusal("vlm", "base"), VLM, "vlm.pretrained_sha256", "f" * 64)
+
+
+def test_a_digest_that_is_none_is_refused(project: Project) -> None:
+    project.edit(SCALE, f"{VLM}\n    image_size: 96", f"{VLM}\n    pretrained_sha256: '0x12'\n    image_size: 96")
+    assert_says(project.refusal("vlm", "base"), SCALE, "vlm.pretrained_sha256", "0x12")
+
+
 def other_backbone(project: Project) -> None:
     project.remove(project.backbone())
     torch.save({"visual.proj": torch.zeros(3, 4)}, project.root / project.backbone())
