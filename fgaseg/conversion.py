@@ -1,4 +1,4 @@
-"""A released checkpoint as a trained run of this project: read, converted by `model.released`, held against the backbone."""
+"""A released checkpoint as a trained run of this project: read, converted by `released`, held against the backbone."""
 
 import hashlib
 from collections import Counter
