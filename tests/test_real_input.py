@@ -1,7 +1,6 @@
 """Real photographs of ADE20K and PASCAL VOC, where FGASEG_SAMPLES says they are, through prepare, evaluate and predict."""
 
 import json
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -10,27 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from photographs import ADE, CLASSES, VOC, ade_photographs, each_photograph, needs_photographs, voc_photographs
 from PIL import Image
 from project import Project
 
 from fgaseg.data.classes import class_table
 
-SAMPLES = Path(os.environ.get("FGASEG_SAMPLES", "/nonexistent"))
-ADE = SAMPLES / "ADE20K_2021_17_01"
-VOC = SAMPLES / "VOCdevkit" / "VOC2011"
-CLASSES = "person, car, bus, tree, building, road, chair, bottle"
-
-pytestmark = pytest.mark.skipif(
-    not (ADE.exists() and VOC.exists()), reason="FGASEG_SAMPLES names no folder with ADE20K_2021_17_01 and VOCdevkit/VOC2011"
-)
-
-
-def ade_photographs() -> list[Path]:
-    return sorted(ADE.rglob("*.jpg"))
-
-
-def voc_photographs() -> list[Path]:
-    return sorted((VOC / "JPEGImages").glob("*.jpg"))
+pytestmark = needs_photographs
 
 
 def write_ade(root: Path) -> None:
@@ -131,7 +116,7 @@ def test_kept_label_maps_have_the_size_of_the_prepared_photographs(real: Project
         assert Image.open(folder / panel["prediction"]).size == Image.open(folder / panel["label"]).size == size
 
 
-@pytest.mark.parametrize("photo", [*ade_photographs(), *voc_photographs()], ids=lambda path: path.stem)
+@each_photograph
 def test_predict_labels_every_pixel_of_a_photograph(photo: Path, real: Project) -> None:
     out = real.root / "out" / f"{photo.stem}.png"
     real.succeed("predict", photo, "--classes", CLASSES, "--out", out)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from photographs import CLASSES as OF_PHOTOGRAPHS
+from photographs import each_photograph, needs_photographs
 from PIL import Image
 from project import Project, assert_says
 from server import BIN, serving
@@ -46,6 +48,19 @@ def check_answer(answer: dict[str, Any], project: Project, background: float | N
     assert (answer["height"], answer["width"]) == expected.labels.shape
     assert answer["run_id"] == expected.run_id
     assert answer["classes"] == expected.areas()
+
+
+@needs_photographs
+@each_photograph
+def test_a_real_photograph_gets_a_label_map(photo: Path, guarded: str) -> None:
+    image = base64.b64encode(photo.read_bytes()).decode()
+    status, answer = send(guarded, records({"image": image, "classes": OF_PHOTOGRAPHS, "background": 0.3}))
+    assert status == 200, answer
+    found = answer["predictions"][0]
+    labels = read_labels(found["labels"])
+    assert labels.size == Image.open(photo).size == (found["width"], found["height"])
+    counts = np.bincount(np.asarray(labels).ravel(), minlength=len(found["classes"]))
+    assert [each["pixels"] for each in found["classes"]] == counts.tolist()
 
 
 def test_mlflows_own_server_answers(exported: Path, finished: Project, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import Visit, browse, needs_browser
+from photographs import CLASSES, each_photograph, needs_photographs
 from PIL import Image
 from project import Project
 
@@ -83,15 +85,15 @@ def address(finished: Project) -> Iterator[str]:
         server.send_signal(signal.SIGINT)
 
 
-def drive(address: str, project: Project, tmp_path: Path, classes: str, compare: bool = False) -> Visit:
-    photo = base64.b64encode((project.root / SCENE).read_bytes()).decode()
-    script = DRIVE.replace("PHOTO", json.dumps(photo)).replace("CLASSES", json.dumps(classes))
+def drive(address: str, photo: Path, tmp_path: Path, classes: str, compare: bool = False) -> Visit:
+    content = base64.b64encode(photo.read_bytes()).decode()
+    script = DRIVE.replace("PHOTO", json.dumps(content)).replace("CLASSES", json.dumps(classes))
     return browse(address, tmp_path, 1000, script.replace("COMPARE", "1" if compare else "0"), (1280, 1250))
 
 
 @needs_browser
 def test_masks_legend_and_confidence_of_two_runs(address: str, finished: Project, tmp_path: Path) -> None:
-    visit = drive(address, finished, tmp_path, "sky, tree, sofa|couch", compare=True)
+    visit = drive(address, finished.root / SCENE, tmp_path, "sky, tree, sofa|couch", compare=True)
     shown: dict[str, Any] = visit.value
     assert {row["name"] for row in shown["one"]} == {"sky", "tree", "sofa"}
     assert shown["one"] == shown["two"]
@@ -107,8 +109,20 @@ def test_masks_legend_and_confidence_of_two_runs(address: str, finished: Project
 
 
 @needs_browser
+@needs_photographs
+@each_photograph
+def test_a_real_photograph_is_segmented(photo: Path, address: str, tmp_path: Path) -> None:
+    visit = drive(address, photo, tmp_path, CLASSES)
+    shown: dict[str, Any] = visit.value
+    assert {row["name"] for row in shown["one"]} <= set(CLASSES.split(", "))
+    assert sum(float(row["area"].split()[-2]) for row in shown["one"]) == pytest.approx(100, abs=0.5)
+    if keep := os.environ.get("FGASEG_KEEP_PICTURES"):  # to be looked at
+        Path(keep, f"{photo.stem}.png").write_bytes(visit.screenshot)
+
+
+@needs_browser
 def test_a_mistake_is_said_on_the_page(address: str, finished: Project, tmp_path: Path) -> None:
-    shown = drive(address, finished, tmp_path, "sky, sky").value
+    shown = drive(address, finished.root / SCENE, tmp_path, "sky, sky").value
     assert shown == {"said": "classes: 'sky' is named twice; name it once"}
 
 
