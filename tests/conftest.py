@@ -106,7 +106,7 @@ def exported(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def guarded(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `fgaseg serve` with it, run in a folder that is no project."""
     with serving(tmp_path_factory.mktemp("elsewhere"), str(BIN / "fgaseg"), "serve", str(exported), "--port") as address:
-        yield address
+        yield f"{address}/invocations"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,29 +15,30 @@ BIN = Path(sys.executable).parent
 
 
 @contextmanager
-def serving(folder: Path, *command: str) -> Iterator[str]:
-    """The address of a server, whose last option is the port, run in a folder that is no project."""
+def serving(folder: Path, *command: str, ready: str = "ping", environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The address of a server, whose last option is the port, run in a folder; it is there once the path `ready` answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    line = [*command, str(port)]
+    own = {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     server = subprocess.Popen(
-        line, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        [*command, str(port)],
+        cwd=folder,
+        env=os.environ | own if environment is None else environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
+    address = f"http://127.0.0.1:{port}"
     try:
         until = time.monotonic() + 120
         while server.poll() is None and time.monotonic() < until:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
+                urllib.request.urlopen(f"{address}/{ready}", timeout=5).close()
                 break
             except OSError:
                 time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}/invocations"
+        yield address
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()

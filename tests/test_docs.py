@@ -3,15 +3,14 @@
 import ast
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 from project import Project
+from server import serving
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -146,34 +145,13 @@ def test_python_of_the_docs_works(project: Project, guarded: str) -> None:
 def test_mlflow_shows_the_study(project: Project) -> None:
     """The page of `mlflow ui` answers, with the database that `fgaseg track` wrote."""
     project.succeed("track")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     line = next(command for block in ALL["README.md"] for command in block if command.startswith("mlflow ui"))
-    server = subprocess.Popen(
-        [Path(sys.executable).parent / "mlflow", *line.split()[1:], "--port", str(port)],
-        cwd=project.root,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        until = time.monotonic() + 90
-        while True:
-            try:
-                body = b'{"max_results": 10}'
-                address = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search"
-                request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-                answer = urllib.request.urlopen(request, timeout=5).read().decode()
-                break
-            except OSError:
-                assert server.poll() is None
-                assert time.monotonic() < until
-                time.sleep(0.5)
-        assert "fgaseg-sample" in answer
-    finally:
-        os.killpg(server.pid, 9)
-        server.wait()
+    with serving(project.root, *line.split(), "--port", ready="health") as address:
+        request = urllib.request.Request(
+            f"{address}/api/2.0/mlflow/experiments/search", b'{"max_results": 10}', {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert "fgaseg-sample" in answer.read().decode()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

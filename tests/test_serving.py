@@ -65,7 +65,8 @@ def test_a_real_photograph_gets_a_label_map(photo: Path, guarded: str) -> None:
 
 def test_mlflows_own_server_answers(exported: Path, finished: Project, tmp_path: Path) -> None:
     command = (str(BIN / "mlflow"), "models", "serve", "-m", str(exported), "--env-manager", "local", "-h", "127.0.0.1", "-p")
-    with serving(tmp_path, *command) as address:
+    with serving(tmp_path, *command) as root:
+        address = f"{root}/invocations"
         status, answer = send(address, records(row(finished), row(finished, background=0.6)))
         assert status == 200, answer
         check_answer(answer["predictions"][0], finished)

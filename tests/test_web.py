@@ -4,11 +4,7 @@ import base64
 import io
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,6 +18,7 @@ from browser import Visit, browse, needs_browser
 from photographs import CLASSES, each_photograph, needs_photographs
 from PIL import Image
 from project import Project
+from server import serving
 
 REPOSITORY = Path(__file__).parents[1]
 SCENE = "data/sample/ADEChallengeData2016/images/validation/ADE_val_00000001.jpg"
@@ -68,21 +65,10 @@ DRIVE = """(async () => {
 
 @pytest.fixture(scope="module")
 def address(finished: Project) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(PYTHON), "-m", "fgaseg.cli", "app", "--port", str(port)]
     environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=finished.root, env=environment, stderr=subprocess.DEVNULL) as server:
-        until = time.monotonic() + 90
-        while server.poll() is None and time.monotonic() < until:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}"
-        server.send_signal(signal.SIGINT)
+    command = (str(PYTHON), "-m", "fgaseg.cli", "app", "--port")
+    with serving(finished.root, *command, ready="", environment=environment) as there:
+        yield there
 
 
 def drive(address: str, photo: Path, tmp_path: Path, classes: str, compare: bool = False) -> Visit:
