@@ -1,4 +1,4 @@
-"""`python -m benchmarks.plot RESULTS.json FIGURE.png`: the cost of one crop against the number of classes."""
+"""`python -m benchmarks.plot FIGURE.png RESULTS.json...`: the cost of one crop against the number of classes."""
 
 import json
 import re
@@ -12,8 +12,8 @@ SHOWN = {"plain": "plain", "fast": "fast", **{f"top-{n}": f"fast decoder, N = {n
 
 
 def main(
-    results: Annotated[Path, typer.Argument(exists=True, help="what `python -m benchmarks 'crop*' --json` wrote")],
     figure: Annotated[Path, typer.Argument(help="PNG file to write")],
+    results: Annotated[list[Path], typer.Argument(exists=True, help="what `python -m benchmarks 'crop*' --json` wrote")],
     allocator: str = "default",
 ) -> None:
     """Draw time and peak memory against K."""
@@ -23,7 +23,7 @@ def main(
     from matplotlib import pyplot as plt
 
     lines: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
-    for one in json.loads(results.read_text(encoding="utf-8"))["measurements"]:
+    for one in (one for path in results for one in json.loads(path.read_text(encoding="utf-8"))["measurements"]):
         found = re.fullmatch(r"crop-(\d+)-(.+)", one["name"])
         if found and one["allocator"] == allocator and one["seconds"] and found[2] in SHOWN:
             lines[found[2]].append((int(found[1]), one["median_seconds"], max(one["peak_gib"])))

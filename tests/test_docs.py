@@ -63,9 +63,9 @@ SMALLER = {
     "python -m benchmarks --json out.json --threads 1": (
         "python -m benchmarks help-show --repeats 1 --allocator default --json out.json --threads 1"
     ),
-    "python -m benchmarks 'crop-*' --json crops.json && python -m benchmarks.plot crops.json cost.png": (
+    "python -m benchmarks 'crop-*' --json crops.json && python -m benchmarks.plot cost.png crops.json": (
         "python -m benchmarks crop-20-fast --repeats 1 --allocator default --threads 1 --json crops.json"
-        " && python -m benchmarks.plot crops.json cost.png"
+        " && python -m benchmarks.plot cost.png crops.json"
     ),
     "python -m benchmarks.modules --classes 150": "python -m benchmarks.modules --classes 20 --repeats 1 --threads 1",
     "python -m benchmarks.preparation": "python -m benchmarks.preparation --images 200 --index 1000",
