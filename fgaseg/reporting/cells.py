@@ -26,6 +26,7 @@ INTERVALS = (
 NOTES = {
     "stale": "Stale: trained or evaluated at another revision or on other data than the plan's. Run the workflow again.",
     "other_code": "Made by other code than the present one, same revision.",
+    "partial": "Scored on another number of photographs than the benchmarks are published with: not the paper's benchmarks.",
     "fewer_seeds": "Not all of its seeds are evaluated yet.",
 }
 
