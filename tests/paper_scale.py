@@ -30,9 +30,9 @@ _SETTINGS = """set:
 
 
 def write_dry_project(root: Path, iterations: int = 2, batch: int = 1, photographs: int = PHOTOGRAPHS) -> Project:
-    """A project at the paper's scale with raw data for all seven datasets, whose backbones are files that are yet to be written.
+    """A project at the paper's scale with raw data for all seven datasets.
 
-    Beside the length and the batch of trainings, nothing but the place of CLIP's weights differs from the real parameters.
+    Nothing but the length and the batch of trainings differs from the real parameters.
     """
     for folder in PROJECT_FOLDERS:
         shutil.copytree(_REAL / folder, root / folder)
