@@ -37,7 +37,8 @@ def number(found: Estimate | None, signed: bool = False, deviation: float | None
         return Missing()
     if math.isnan(found.value):
         return DASH
-    bounds = Interval(*(100 * bound for bound in found.interval))
+    known = not math.isnan(found.interval.low)
+    bounds = Interval(*(100 * bound for bound in found.interval)) if known else None
     return Number(100 * found.value, bounds, signed, None if deviation is None else 100 * deviation)
 
 
