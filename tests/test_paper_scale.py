@@ -45,8 +45,6 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> Project:
     name_weights(project)
     write_weights(project, "base")
     project.edit("params/launch.yaml", "threads: 1 ", f"threads: {os.cpu_count()} ")
-    if not torch.cuda.is_available():
-        project.edit("params/launch.yaml", "sample: 32, paper: 64", "sample: 32, paper: 4")
     snakemake(project, "--cores", "all")
     return project
 
