@@ -8,8 +8,10 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +41,16 @@ def snakemake(project: Project, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def dry(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The dry project with its main job done."""
+def dry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """The dry project with its main job done; it is removed at the end, for it has gigabytes of weights."""
     project = write_dry_project(tmp_path_factory.mktemp("paper") / "dry")
     name_weights(project)
     write_weights(project, "base")
     project.edit("params/launch.yaml", "threads: 1 ", f"threads: {os.cpu_count()} ")
+    project.edit("params/launch.yaml", "recompute: {sample: false, paper: false}", "recompute: {sample: false, paper: true}")
     snakemake(project, "--cores", "all")
-    return project
+    yield project
+    shutil.rmtree(project.root)
 
 
 @pytest.fixture(scope="module")
