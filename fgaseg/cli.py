@@ -1,5 +1,6 @@
 """The command `fgaseg`: each subcommand is one step that a rule of the workflow, or a person, runs."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from fgaseg.weights_commands import convert_command
 if TYPE_CHECKING:
     from fgaseg.plan import Scope
 
+log = logging.getLogger(__name__)
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_app, name="data")
 app.add_typer(sample_app, name="sample")
@@ -40,11 +42,16 @@ def prepare(
 ) -> None:
     """Bring a raw dataset to the common form that training and evaluation read."""
     from fgaseg.data.prepare import prepare as run
+    from fgaseg.data.prepared import PreparedDataset
     from fgaseg.data.raw import raw_dataset
+    from fgaseg.expected import expected_images, miscounted
 
     plan = open_plan(scale)
     raw, root = raw_dataset(plan.find_dataset(dataset), plan.root, plan.default.data.root)
-    run(raw, root, plan.paths.dataset(dataset), workers)
+    out = plan.paths.dataset(dataset)
+    run(raw, root, out, workers)
+    if wrong := miscounted(dataset, len(PreparedDataset(out).samples), expected_images(plan, dataset)):
+        log.warning("%s; look it through with `fgaseg data verify %s --scale %s`", wrong, dataset, scale)
 
 
 @app.command()

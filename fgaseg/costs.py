@@ -12,10 +12,10 @@ from statistics import median
 
 from fgaseg.catalogue import OwnDataset
 from fgaseg.errors import UserError
+from fgaseg.expected import drawn_or_published
 from fgaseg.files import read_json
 from fgaseg.plan import Plan, Scope
 from fgaseg.progress import Line, runs_of
-from fgaseg.sample.datasets import MINIATURES
 from fgaseg.schema import Training
 from fgaseg.training.metrics import read_metrics
 from fgaseg.training.starts import read_starts
@@ -92,7 +92,7 @@ def images(plan: Plan, dataset: str) -> int:
     found = plan.datasets[dataset]
     if isinstance(found, OwnDataset):
         return sum(1 for _ in (plan.root / found.labels).glob("*.png"))
-    return found.images if plan.scale == "paper" else MINIATURES[found.miniature].count
+    return drawn_or_published(plan, found)
 
 
 class Measured:

@@ -23,11 +23,15 @@ from fgaseg.model.weights import save_compact
 from fgaseg.paths import Paths
 from fgaseg.plan import Plan
 from fgaseg.sample.datasets import MINIATURES, write_sample
+from fgaseg.schema import Scale
 
 DATASETS = ("coco-stuff-train", "coco-stuff-val", "a-847", "pc-459", "a-150", "pc-59", "pas-20")
 ITERATIONS = 3
 PICTURES = 3
 VLM = "data/sample/vlm/fgaseg-mini.safetensors"
+
+PROJECT_FOLDERS = ("params", "profiles", "slurm", "workflow")
+PROJECT_FILES = ("Snakefile", "data.dvc", "environment.yml")
 
 _REAL = Path(__file__).parents[1]
 _COMMAND = Path(sys.executable).parent / "fgaseg"
@@ -73,9 +77,10 @@ def _command(arguments: Sequence[str], folder: Path, out: Path, err: Path) -> No
 
 @dataclass(frozen=True)
 class Project:
-    """A project's root folder, and the commands in it."""
+    """A project's root folder, the scale that is worked at, and the commands there."""
 
     root: Path
+    scale: Scale = "sample"
 
     def run(self, *arguments: str | Path) -> Result:
         """The installed command."""
@@ -121,7 +126,7 @@ class Project:
 
     def copy(self, to: Path) -> "Project":
         """A project of its own, quickly: files are linked, so write to them with `write` and `edit` alone."""
-        return Project(shutil.copytree(self.root, to, copy_function=_link_or_copy))
+        return Project(shutil.copytree(self.root, to, copy_function=_link_or_copy), self.scale)
 
     def write(self, file: str | Path, content: str | bytes) -> None:
         """A new file in the place of an old one."""
@@ -151,10 +156,10 @@ class Project:
 
     @property
     def results(self) -> Path:
-        return self.root / "results" / "sample"
+        return self.root / "results" / self.scale
 
     def _paths(self) -> Paths:
-        return Plan(self.root, "sample").paths
+        return Plan(self.root, self.scale).paths
 
     def dataset(self, name: str) -> str:
         """The folder of a prepared dataset, from the root."""
@@ -166,7 +171,7 @@ class Project:
 
     def ids(self, table: str, row: int) -> tuple[str, str]:
         """Run and evaluation id of a table's row, as `fgaseg show` prints them."""
-        lines = [line.split() for line in self.succeed("show", table).out.splitlines()]
+        lines = [line.split() for line in self.succeed("show", table, "--scale", self.scale).out.splitlines()]
         found = next(words for words in lines if words and words[0] == str(row))
         return found[1], found[2]
 
@@ -178,9 +183,9 @@ def assert_says(message: str, *words: str) -> None:
 
 def write_project(root: Path) -> Project:
     """The parameters and rules of the real project, small raw data, and the shipped CLIP (random weights where it is not)."""
-    for folder in ("params", "profiles", "slurm", "workflow"):
+    for folder in PROJECT_FOLDERS:
         shutil.copytree(_REAL / folder, root / folder)
-    for file in ("Snakefile", "data.dvc", "environment.yml"):
+    for file in PROJECT_FILES:
         shutil.copy(_REAL / file, root)
     project = Project(root)
     scale = "params/scale/sample.yaml"

@@ -156,6 +156,22 @@ def test_predictions_and_ground_truth_have_the_colours_of_their_names(plan: Plan
     assert shown(tmp_path / "alone.png", VOID_STRIPE) > 300
 
 
+def test_long_names_make_the_picture_wider_in_the_place_of_being_cut_off(plan: Plan, tmp_path: Path) -> None:
+    widths = []
+    for name in ("zebra", "W" * 20):
+        folder = write_panels(plan, plan.default_row, 2)
+        classes = [{"name": f"{name} {i}"} for i in range(12)]
+        (folder / "classes.json").write_text(json.dumps(classes))
+        labels = np.repeat(np.arange(12), 5)[None] * np.ones((40, 1), np.uint8)
+        Image.fromarray(labels.astype(np.uint8)).save(plan.root / "label.png")
+        segmentation_figure(read_panels(folder).segmentations, tmp_path / "figure.png")
+        picture = np.asarray(Image.open(tmp_path / "figure.png").convert("L"))
+        widths.append(picture.shape[1])
+        assert (picture[:, -4:] == 255).all()
+        shutil.rmtree(folder)
+    assert widths[0] < widths[1]
+
+
 def test_dense_clip_stands_left_of_fgaseg(plan: Plan, tmp_path: Path) -> None:
     dense, ours, _ = write_all(plan)
     segmentation_figure(read_panels(ours).segmentations, tmp_path / "both.png", read_panels(dense).segmentations)

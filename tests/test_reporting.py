@@ -234,6 +234,15 @@ def test_no_footnote_without_a_stale_row(plan: Plan, tmp_path: Path) -> None:
     assert "Stale" not in (tmp_path / "table_1.md").read_text()
 
 
+def test_at_paper_scale_scores_of_a_part_of_the_published_photographs_have_a_footnote(plan: Plan, tmp_path: Path) -> None:
+    for scale in (Plan(plan.root, "paper"), plan):
+        write_main_rows(scale)
+        write_tables(scale, "main", tmp_path / scale.scale)
+    note = "Scored on another number of photographs than the benchmarks are published with"
+    assert note in (tmp_path / "paper" / "table_1.md").read_text()
+    assert note not in (tmp_path / "sample" / "table_1.md").read_text()
+
+
 def test_at_paper_scale_published_and_measured_numbers_meet(plan: Plan, tmp_path: Path) -> None:
     paper = Plan(plan.root, "paper")
     write_main_rows(paper)

@@ -163,6 +163,15 @@ def test_a_group_without_classes_is_not_a_number_and_leaves_the_mean_alone() -> 
     assert mean_of([bootstrap(empty), bootstrap(counts)]).estimate() == bootstrap(counts).estimate()
 
 
+def test_a_single_image_has_a_score_but_no_interval_and_no_significance() -> None:
+    difference = bootstrap(make_counts(1, 0.1)) - bootstrap(make_counts(1, 0.6, seed=1))
+    value, interval = difference.estimate()
+    assert value > 0
+    assert np.isnan(interval).all()
+    assert difference.p_value() == 1
+    assert not np.isnan(mean_of([difference, bootstrap(make_counts(6, 0.3))]).value)
+
+
 def test_methods_that_were_scored_on_other_images_are_refused() -> None:
     with pytest.raises(ValueError, match="6 and 7 images"):
         require_same_truth(make_counts(6, 0.3), make_counts(7, 0.3))

@@ -26,6 +26,7 @@ INTERVALS = (
 NOTES = {
     "stale": "Stale: trained or evaluated at another revision or on other data than the plan's. Run the workflow again.",
     "other_code": "Made by other code than the present one, same revision.",
+    "partial": "Scored on another number of photographs than the benchmarks are published with: not the paper's benchmarks.",
     "fewer_seeds": "Not all of its seeds are evaluated yet.",
 }
 
@@ -36,7 +37,8 @@ def number(found: Estimate | None, signed: bool = False, deviation: float | None
         return Missing()
     if math.isnan(found.value):
         return DASH
-    bounds = Interval(*(100 * bound for bound in found.interval))
+    known = not math.isnan(found.interval.low)
+    bounds = Interval(*(100 * bound for bound in found.interval)) if known else None
     return Number(100 * found.value, bounds, signed, None if deviation is None else 100 * deviation)
 
 

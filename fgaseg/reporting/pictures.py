@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -16,9 +17,11 @@ from fgaseg.files import read_json, write_whole
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 DPI = 150
 _DRAWING_DPI = 110
+_MARGIN = 0.05  # inches beside a legend that makes its picture wider
 INK = "#1c2126"
 
 
@@ -58,11 +61,23 @@ def read_names(path: Path) -> list[str]:
         raise UserError(f"{path}: a list of classes, each with a name, is expected; prepare the dataset again") from None
 
 
-def save(figure: "Figure", out: Path, dpi: int = DPI) -> None:
-    """Write a PNG without date or version in it."""
+def save(figure: "Figure", out: Path, dpi: int = DPI, legends: Sequence["Legend"] = ()) -> None:
+    """Write a PNG without date or version in it; it becomes wider where one of `legends` would stand out on the right."""
+    from matplotlib.transforms import Bbox
+
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    width, height = figure.get_size_inches()
+    wider = _right_end(figure, legends, dpi) + _MARGIN if legends else 0.0
+    box = Bbox([[0, 0], [wider, height]]) if wider > width else None
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}, bbox_inches=box)
     write_whole(out, buffer.getvalue())
+
+
+def _right_end(figure: "Figure", legends: Sequence["Legend"], dpi: int) -> float:
+    """Where the longest of the legends ends, in inches."""
+    figure.set_dpi(dpi)
+    figure.draw_without_rendering()
+    return max(legend.get_window_extent().x1 for legend in legends) / dpi
 
 
 def save_drawing(figure: "Figure", out: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fgaseg.errors import UserError
+from fgaseg.expected import expected_images
 from fgaseg.files import read_json
 from fgaseg.identity import Method, eval_id
 from fgaseg.plan import Plan, Row
@@ -135,6 +136,7 @@ def read_panels(folder: Path) -> Panels:
 class Result:
     """An evaluation of `row`; `stale` when the revision or the data that trained or evaluated it are not those of the plan.
 
+    `partial` when at the paper's scale a benchmark had more or fewer photographs than it is published with.
     Compared by identity, so that what is computed from its counts can be kept.
     """
 
@@ -142,6 +144,7 @@ class Result:
     folder: Path
     evaluation: Evaluation
     stale: bool
+    partial: bool = False
 
     @cached_property
     def counts(self) -> Mapping[str, Counts]:
@@ -236,4 +239,8 @@ def _result(plan: Plan, row: Row, name: str) -> Result:
     stale = origin.revision.evaluation != current.evaluation or origin.data_digest != plan.digest
     if trained is not None:
         stale = stale or trained.revision.training != current.training or trained.data_digest != plan.digest
-    return Result(row, folder, evaluation, stale)
+    scored = {name: evaluation.benchmarks[name].images for name in row.params.data.benchmarks}
+    partial = plan.scale == "paper" and any(
+        expected_images(plan, name) not in (None, images) for name, images in scored.items()
+    )
+    return Result(row, folder, evaluation, stale, partial)

@@ -9,7 +9,7 @@ from fgaseg.reporting.results import Evaluations, Group, Result
 from fgaseg.reporting.statistics import Bootstrapped, Estimate, bootstrap, mean_of, require_same_truth
 
 MEAN = "mean"
-Note = Literal["stale", "other_code", "fewer_seeds"]
+Note = Literal["stale", "other_code", "partial", "fewer_seeds"]
 
 
 def estimate(score: Bootstrapped | None) -> Estimate | None:
@@ -66,11 +66,16 @@ class Scores:
         return ours - theirs
 
     def notes(self, *rows: Row) -> tuple[Note, ...]:
-        """What to know about the numbers of `rows`: stale ones, ones made by other code than the present, too few seeds."""
+        """What to know about the numbers of `rows`.
+
+        Stale ones, ones made by other code than the present, ones of a part of the published photographs, too few seeds.
+        """
         results = [result for row in rows for result in self.results(row)]
         found: list[Note] = ["stale"] if any(result.stale for result in results) else []
         if any(result.other_code for result in results):
             found.append("other_code")
+        if any(result.partial for result in results):
+            found.append("partial")
         if any(0 < len(self.results(row)) < len(row.replicas) for row in rows):
             found.append("fewer_seeds")
         return tuple(found)

@@ -14,6 +14,7 @@ from fgaseg.reporting.results import Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.legend import Legend
 
 _LEAST = 0.004  # share of the image that a class must cover to stand in the legend
 _MOST = 12  # classes in one legend
@@ -87,7 +88,7 @@ def _shares(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
     return np.bincount(known, minlength=classes) / labels.size
 
 
-def _draw_legend(axes: "Axes", row: _Row, table: dict[str, Colour]) -> None:
+def _draw_legend(axes: "Axes", row: _Row, table: dict[str, Colour]) -> "Legend":
     from matplotlib.patches import Patch
 
     names, wrong, left_out = row.legend()
@@ -106,6 +107,7 @@ def _draw_legend(axes: "Axes", row: _Row, table: dict[str, Colour]) -> None:
     )  # fmt: skip
     for text, name in zip(legend.get_texts(), names, strict=False):
         text.set_fontstyle("italic" if name in wrong else "normal")
+    return legend
 
 
 def segmentation_figure(panels: Sequence[Panel], out: Path, compare: Sequence[Panel] | None = None) -> None:
@@ -129,6 +131,7 @@ def segmentation_figure(panels: Sequence[Panel], out: Path, compare: Sequence[Pa
         len(rows), len(titles) + 1, width_ratios=[1] * len(titles) + [1.45], height_ratios=shapes, wspace=0.05, hspace=0.06,
         left=0.3 / width, right=1, top=1 - 0.26 / height, bottom=0.03 / height,
     )  # fmt: skip
+    legends = []
     for i, row in enumerate(rows):
         table = tables[row.benchmark]
         for j, (title, picture) in enumerate(zip(titles, row.pictures(table), strict=True)):
@@ -140,5 +143,5 @@ def segmentation_figure(panels: Sequence[Panel], out: Path, compare: Sequence[Pa
                 axes.set_title(title, fontsize=9, color=INK, pad=4)
             if j == 0:
                 axes.set_ylabel(row.benchmark.upper(), fontsize=9, color=INK, labelpad=4)
-        _draw_legend(figure.add_subplot(grid[i, -1]), row, table)
-    save(figure, out)
+        legends.append(_draw_legend(figure.add_subplot(grid[i, -1]), row, table))
+    save(figure, out, legends=legends)

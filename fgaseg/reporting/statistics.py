@@ -6,7 +6,8 @@ The unit of uncertainty is the image: a resample draws as many images as the ben
 as a benchmark of its own. Two methods are compared on the same resamples, so that what makes an image hard for both
 cancels. Intervals are percentiles of the resampled values, p-values the share of them beyond 0. What another seed of the
 training would change is in neither. A class that few images show is missing from many resamples: intervals of scores lie
-somewhat low, while in paired differences this cancels too.
+somewhat low, while in paired differences this cancels too. A single image tells nothing about others: it has no interval, and
+its p-value is 1.
 
 Sums of whole numbers are exact in float64, so the same counts give the same digits however many threads compute them.
 """
@@ -40,7 +41,7 @@ class Interval(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A value and its interval; NaN throughout where no class occurs in the ground truth."""
+    """A value and its interval, which is NaN for a single image; NaN throughout where no class occurs in the ground truth."""
 
     value: float
     interval: Interval
@@ -133,7 +134,12 @@ def resamples(images: int, samples: int, seed: int, stream: int = 0) -> Iterator
 
 
 def _resampled_miou(counts: Counts, samples: int, seed: int, stream: int) -> Floats:
-    """mIoU of each resample, (S,): over the classes that its own ground truth shows, NaN where it shows none."""
+    """mIoU of each resample, (S,): over the classes that its own ground truth shows, NaN where it shows none.
+
+    NaN throughout where there is a single image, of which every resample is the same.
+    """
+    if counts.images < 2:
+        return np.full(samples, np.nan)
     intersection, union, labelled = counts.dense(counts.labels())
     values = []
     for weights in resamples(counts.images, samples, seed, stream):

@@ -99,8 +99,9 @@ def _measured(plan: Plan, comparison: Comparison, group: Group | None) -> list[d
 def _numbers(estimate: Estimate | None, names: tuple[str, str, str] = ("miou", "low", "high")) -> dict[str, str]:
     if estimate is None:
         return dict.fromkeys(names, MISSING)
+    absent = "no such class" if math.isnan(estimate.value) else "one image"
     values = (estimate.value, *estimate.interval)
-    return {k: "no such class" if math.isnan(v) else f"{100 * v:.2f}" for k, v in zip(names, values, strict=True)}
+    return {k: absent if math.isnan(v) else f"{100 * v:.2f}" for k, v in zip(names, values, strict=True)}
 
 
 def _seeds(scores: Scores, row: Row, benchmark: str | None) -> dict[str, str]:

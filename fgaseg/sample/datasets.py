@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ from fgaseg.sample.concepts import CONCEPTS, Concept, shown_in
 from fgaseg.sample.scenes import Scene, draw_scene
 
 SMALLEST, LARGEST = 128, 160
-"""Bounds of a photograph's width and height, in pixels."""
+"""Bounds of a drawn photograph's width and height, in pixels."""
 
+Sizes = Literal["small", "published"]
 Ids = NDArray[np.int32]
 
 
@@ -32,30 +33,35 @@ def _context_concepts() -> list[Concept]:
 
 @dataclass(frozen=True)
 class Miniature:
-    """One small dataset: how many photographs, what they show, and how the i-th is named."""
+    """One small dataset: how many photographs, what they show, and how the i-th is named.
+
+    `sides` are bounds of width and height, in pixels, that most photographs of the real dataset keep.
+    """
 
     count: int
     concepts: Callable[[], list[Concept]]
     stem: Callable[[int], str]
+    sides: tuple[int, int]
 
 
 MINIATURES = {
-    "coco-train": Miniature(240, lambda: shown_in("coco-stuff"), lambda i: f"{9 + 16 * i:012d}"),
-    "coco-val": Miniature(16, lambda: shown_in("coco-stuff"), lambda i: f"{139 + 146 * i:012d}"),
-    "a-150": Miniature(28, lambda: shown_in("a-150"), lambda i: f"ADE_val_{1 + i:08d}"),
-    "a-847": Miniature(28, lambda: shown_in("a-847"), lambda i: f"ADE_val_{1 + i:08d}"),
-    "context": Miniature(28, _context_concepts, lambda i: f"2008_{2 + 3 * i:06d}"),
-    "voc": Miniature(28, lambda: shown_in("pas-20"), lambda i: f"2007_{33 + 9 * i:06d}"),
+    "coco-train": Miniature(240, lambda: shown_in("coco-stuff"), lambda i: f"{9 + 16 * i:012d}", (426, 640)),
+    "coco-val": Miniature(16, lambda: shown_in("coco-stuff"), lambda i: f"{139 + 146 * i:012d}", (426, 640)),
+    "a-150": Miniature(28, lambda: shown_in("a-150"), lambda i: f"ADE_val_{1 + i:08d}", (512, 768)),
+    "a-847": Miniature(28, lambda: shown_in("a-847"), lambda i: f"ADE_val_{1 + i:08d}", (1024, 1600)),
+    "context": Miniature(28, _context_concepts, lambda i: f"2008_{2 + 3 * i:06d}", (333, 500)),
+    "voc": Miniature(28, lambda: shown_in("pas-20"), lambda i: f"2007_{33 + 9 * i:06d}", (333, 500)),
 }
 
 
-def write_sample(root: Path, seed: int = 0, counts: dict[str, int] | None = None) -> None:
+def write_sample(root: Path, seed: int = 0, counts: dict[str, int] | None = None, sizes: Sizes = "small") -> None:
     """Write all six miniatures under the data root `root`; the same `seed` gives the same labels on every machine.
 
-    `counts` replaces the number of photographs of some of `MINIATURES`.
+    `counts` replaces the number of photographs of some of `MINIATURES`. With `sizes` "published" photographs are as large as
+    those of the real datasets.
     """
     counts = {name: miniature.count for name, miniature in MINIATURES.items()} | (counts or {})
-    scenes = {name: _scenes(name, counts[name], seed) for name in MINIATURES}
+    scenes = {name: _scenes(name, counts[name], seed, sizes) for name in MINIATURES}
     _write_coco(root / "coco", "train2017", scenes["coco-train"])
     _write_coco(root / "coco", "val2017", scenes["coco-val"])
     _write_challenge(root / "ADEChallengeData2016", scenes["a-150"])
@@ -64,7 +70,7 @@ def write_sample(root: Path, seed: int = 0, counts: dict[str, int] | None = None
     _write_voc(root / "VOCdevkit" / "VOC2012", scenes["voc"])
 
 
-def _scenes(name: str, count: int, seed: int) -> Iterator[tuple[str, Scene]]:
+def _scenes(name: str, count: int, seed: int, sizes: Sizes) -> Iterator[tuple[str, Scene]]:
     """The first `count` scenes of a miniature, named.
 
     Each chooses from the three stuff concepts and three things that earlier scenes showed least, so that even 28
@@ -72,10 +78,11 @@ def _scenes(name: str, count: int, seed: int) -> Iterator[tuple[str, Scene]]:
     """
     miniature, number = MINIATURES[name], list(MINIATURES).index(name)
     concepts = miniature.concepts()
+    smallest, largest = (SMALLEST, LARGEST) if sizes == "small" else miniature.sides
     shown: Counter[str] = Counter()
     for i in range(count):
         rng = np.random.default_rng((seed, number, i))
-        height, width = (int(side) for side in rng.integers(SMALLEST, LARGEST + 1, 2))
+        height, width = (int(side) for side in rng.integers(smallest, largest + 1, 2))
         order = sorted((concepts[j] for j in rng.permutation(len(concepts))), key=lambda c: shown[c.key])
         stuff, things = ([c for c in order if c.kind == kind] for kind in ("stuff", "thing"))
         scene = draw_scene([*stuff[:3], *things[:3]], height, width, rng)

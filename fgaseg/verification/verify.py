@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from fgaseg.catalogue import OwnDataset
 from fgaseg.data.raw import Item, RawDataset, raw_dataset
 from fgaseg.data.raw.base import Defect
 from fgaseg.errors import UserError
+from fgaseg.expected import expected_images, miscounted
 from fgaseg.plan import Plan
-from fgaseg.sample.datasets import MINIATURES
 from fgaseg.verification.scan import Scan, scan_all
 from fgaseg.verification.shift import seen_pixels, shift_remarks
 
@@ -55,14 +54,6 @@ class Verification:
         return [share.name for share in self.classes if not share.images]
 
 
-def expected_images(plan: Plan, name: str) -> int | None:
-    """How many photographs a dataset is published with, or drawn with at the sample scale; None for a user's own."""
-    dataset = plan.find_dataset(name)
-    if isinstance(dataset, OwnDataset):
-        return None
-    return dataset.images if plan.scale == "paper" else MINIATURES[dataset.miniature].count
-
-
 def verify(plan: Plan, name: str, workers: int | None = None, quiet: bool = True) -> Verification:
     """Look through the raw dataset `name` of a scale, with a progress bar unless `quiet`."""
     raw, root = raw_dataset(plan.find_dataset(name), plan.root, plan.default.data.root)
@@ -92,11 +83,7 @@ def _miscounted(name: str, folder: Path, there: int, expected: int) -> str:
             f"{folder}: {there} photographs with labels, where {expected} are expected: 5105 is often said, the published "
             "list and trainval_merged.json hold 5104; remove ImageSets/SegmentationContext/val.txt for the published list"
         )
-    verb = "are missing" if there < expected else "are too many"
-    return (
-        f"{folder}: {there} photographs with labels, where {name} has {expected}: {abs(there - expected)} {verb}; "
-        "unpack images and labels again"
-    )
+    return f"{folder}: {miscounted(name, there, expected)}; unpack images and labels again"
 
 
 def _totals(found: Verification, raw: RawDataset, scans: Sequence[Scan]) -> Verification:

@@ -27,6 +27,8 @@ TIMING = {"threads": LAUNCH.threads, **LAUNCH.timing.model_dump()}
 # What a job needs at each scale.
 MEMORY_MB = {"sample": 3000, "paper": 24000}[SCALE]
 PREPARE_PROCESSES = {"sample": 1, "paper": 8}[SCALE]
+# Each process decodes photographs of up to 12 megapixels; Pascal Context's segments are one large JSON.
+PREPARE_MB = {"sample": 2000, "paper": 8000}[SCALE]
 GPUS = {"sample": 0, "paper": 1}[SCALE]
 
 # What ordinary jobs ask of SLURM beside that, under the executor plugin's names.

@@ -14,7 +14,7 @@ rule prepare:
     threads: PREPARE_PROCESSES
     resources:
         **CLUSTER,
-        mem_mb=2000,
+        mem_mb=PREPARE_MB,
         runtime=240,
     params:
         scale=SCALE,
