@@ -38,7 +38,7 @@ sample: data
 	@echo "Look next: $(REPORT)/report.html (all in one page), $(REPORT)/segmentation.png, fgaseg show"
 
 test: data
-	pytest
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
 check: $(INSTALLED)
 	ruff format --check .

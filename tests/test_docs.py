@@ -48,6 +48,10 @@ ELSEWHERE = {
     "snakemake --profile slurm --config scale=paper -- all": (
         "tests/test_workflow.py::test_the_slurm_profile_plans_the_same_jobs"
     ),
+    "pytest -m paper": "tests/test_paper_scale.py",
+    "python tests/paper_scale.py /shared/dry --batch 8 --iterations 50 --weights openai": "tests/test_paper_scale.py::dry",
+    "cd /shared/dry": "tests/test_paper_scale.py::dry",
+    "snakemake --profile slurm --config scale=paper -- main": "tests/test_paper_scale.py::dry",
     "fgaseg data import coco-stuff-train train2017.zip stuffthingmaps_trainval2017.zip": (
         "tests/test_import.py::test_the_command_says_what_is_still_missing_and_what_comes_next"
     ),

@@ -6,7 +6,6 @@ Five benchmarks are scored with as many windows and classes as in a real run; CL
 import csv
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -46,7 +45,6 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project = write_dry_project(tmp_path_factory.mktemp("paper") / "dry")
     name_weights(project)
     write_weights(project, "base")
-    project.edit("params/launch.yaml", "threads: 1 ", f"threads: {os.cpu_count()} ")
     project.edit("params/launch.yaml", "recompute: {sample: false, paper: false}", "recompute: {sample: false, paper: true}")
     snakemake(project, "--cores", "all")
     yield project
