@@ -33,7 +33,7 @@ def main(
             classes, seconds, peak = zip(*sorted(lines[name]), strict=True)
             for axes, values in ((left, seconds), (right, peak)):
                 axes.plot(classes, values, marker="o", markersize=3.5, label=label)
-    for axes, label in ((left, "seconds"), (right, "peak memory of the process, GiB")):
+    for axes, label in ((left, "seconds"), (right, "peak memory, GiB")):
         axes.set(xlabel="classes K", ylabel=label, ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
