@@ -52,6 +52,10 @@ ELSEWHERE = {
     "python tests/paper_scale.py /shared/dry --batch 8 --iterations 50 --weights openai": "tests/test_paper_scale.py::dry",
     "cd /shared/dry": "tests/test_paper_scale.py::dry",
     "snakemake --profile slurm --config scale=paper -- main": "tests/test_paper_scale.py::dry",
+    "fgaseg vlm base --scale paper": "tests/test_paper_scale.py::dry",
+    "fgaseg convert model_final.pth --run RUN": "tests/test_released.py::test_the_command_writes_a_model_that_evaluation_loads",
+    "fgaseg evaluate EVALUATION --scale paper": "tests/test_released.py::test_a_converted_run_is_evaluated_and_shown",
+    "fgaseg plan --scale paper": "tests/test_estimate.py::test_a_run_takes_what_it_took_or_what_its_backbone_or_all_took",
     "fgaseg data import coco-stuff-train train2017.zip stuffthingmaps_trainval2017.zip": (
         "tests/test_import.py::test_the_command_says_what_is_still_missing_and_what_comes_next"
     ),
