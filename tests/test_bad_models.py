@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -109,6 +110,19 @@ def test_a_damaged_model_is_refused_and_the_evaluation_stays(project: Project, r
     project.truncate(f"{run}/model.safetensors")
     for command in (PREDICT, ("evaluate", project.ids("table_1", 2)[1])):
         assert_says(project.refusal(*command), f"{run}/model.safetensors", "damaged", "train again")
+
+
+def test_retries_of_a_download_are_not_told(tmp_path: Path) -> None:
+    """Hugging Face's client, imported after the command has begun, as open_clip does."""
+    program = (
+        "from fgaseg.logs import set_up_logs; set_up_logs()\n"
+        "from huggingface_hub.utils import logging\n"
+        "logging.get_logger('huggingface_hub.utils._http').warning('Retrying in 1s [Retry 1/5].')\n"
+        "logging.get_logger('huggingface_hub.utils._http').error('told')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "told" in done.stderr
+    assert "Retrying" not in done.stderr
 
 
 def test_a_run_that_is_not_trained_is_refused(project: Project) -> None:
