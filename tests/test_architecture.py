@@ -30,6 +30,7 @@ FORBIDDEN = {
     "evaluation": {"training", "reporting", "sample", "cli"},
     "reporting": {"model", "training", "sample", "loading", "cli"},
     "sample": {"training", "reporting", "cli"},
+    "using": {"training", "sample", "intake", "verification", "cli"},
     "intake": {"model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
     "verification": {"model", "training", "evaluation", "loading", "cli"},
 }
@@ -37,6 +38,7 @@ OUTSIDE = {
     "model": {"mlflow", "submitit", "snakemake", "dvc", "pandas"},
     "reporting": {"torch", "mlflow", "open_clip", "snakemake"},
     "data": {"mlflow", "snakemake"},
+    "using": {"snakemake", "dvc", "submitit"},
     "plan": {"torch", "mlflow", "snakemake"},
     "params": {"torch", "mlflow", "snakemake"},
 }
