@@ -1,6 +1,7 @@
 """`python -m benchmarks.modules`: where the time of one crop goes, module by module, and the GFLOP/s that each reaches."""
 
 import statistics
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.model import VOCABULARIES, crop, paper_model, tokens
+from fgaseg.model.threads import one_thread
 
 PARTS: dict[str, Callable[[Any], list[nn.Module]]] = {
     "P2Tformer": lambda m: [m.p2tformer] if m.p2tformer else [],
@@ -63,7 +65,10 @@ def _watched(parts: dict[str, list[nn.Module]], enter: Callable[[str], None], le
 
 
 def measure(classes: int, repeats: int) -> dict[str, tuple[float, float]]:
-    """Seconds (the median) and GFLOP of each part of one crop; `whole` is all of it."""
+    """Seconds (the median) and GFLOP of each part of one crop; `whole` is all of it.
+
+    Of a part that several threads work on side by side, the seconds of each are added up and divided by their number.
+    """
     model, image = paper_model().eval(), crop()
     text = model.clip.encode_text(tokens(classes))
     encoder = _Encoder(model.clip.encode_image)
@@ -73,18 +78,20 @@ def measure(classes: int, repeats: int) -> dict[str, tuple[float, float]]:
 
     seconds: dict[str, list[float]] = defaultdict(list)
     for _ in range(repeats + 1):
-        spent: dict[str, float] = defaultdict(float)
+        spent: dict[tuple[str, int], float] = defaultdict(float)  # by part and thread
 
-        def enter(name: str, spent: dict[str, float] = spent) -> None:
-            spent[name] -= time.perf_counter()
+        def enter(name: str, spent: dict[tuple[str, int], float] = spent) -> None:
+            spent[name, threading.get_ident()] -= time.perf_counter()
 
-        def leave(name: str, spent: dict[str, float] = spent) -> None:
-            spent[name] += time.perf_counter()
+        def leave(name: str, spent: dict[tuple[str, int], float] = spent) -> None:
+            spent[name, threading.get_ident()] += time.perf_counter()
 
         with _watched(parts, enter, leave):
             model(image, text)
-        for name, value in spent.items():
-            seconds[name].append(value)
+        for name in parts:
+            of_threads = {thread: value for (part, thread), value in spent.items() if part == name}
+            alone = set(of_threads) <= {threading.get_ident()}
+            seconds[name].append(sum(of_threads.values()) / (1 if alone else torch.get_num_threads()))
 
     flops: dict[str, float] = defaultdict(float)
     with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
@@ -95,7 +102,7 @@ def measure(classes: int, repeats: int) -> dict[str, tuple[float, float]]:
         def close_account(name: str) -> None:
             flops[name] += counter.get_total_flops()
 
-        with _watched(parts, open_account, close_account):
+        with _watched(parts, open_account, close_account), one_thread():  # the counter sees its own thread alone
             model(image, text)
     return {name: (statistics.median(seconds[name][1:]), flops[name] / 1e9) for name in parts}
 

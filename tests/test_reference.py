@@ -210,6 +210,7 @@ def test_operations_fall_by_what_is_shared(paper: FGAseg) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.usefixtures("one_thread")
 def test_no_stage_holds_more_classes_than_are_allowed_at_once(paper: FGAseg) -> None:
     seen: list[int] = []
     stages = (*paper.propagation.spatial[0].blocks, paper.decoder.head, paper.embed_local)

@@ -7,15 +7,15 @@ products. These round otherwise than `F.interpolate`, whose values are the defin
 the rounding might decide, `F.interpolate` decides.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fgaseg.model.threads import one_thread, side_by_side
 
 _TILE_PIXELS = 1024
 """Aimed at: all candidates of a tile stay in the processor's cache."""
@@ -32,7 +32,7 @@ _GROUP = 16
 _MANY_CANDIDATES = 100
 """Of a tile on average: from there on, threads gain more than they lose by waiting for Python's lock."""
 
-Result = TypeVar("Result")
+_Best = tuple[Tensor, Tensor, Tensor | None]
 
 
 def label_map(scores: Tensor, height: int, width: int, chunk: int = 32) -> Tensor:
@@ -47,9 +47,9 @@ def label_map(scores: Tensor, height: int, width: int, chunk: int = 32) -> Tenso
     labels = torch.zeros(height, width, dtype=torch.long)
     contested = torch.zeros(height, width, dtype=torch.bool)
     close = torch.zeros(len(scores), dtype=torch.bool)
-    with _one_thread() as threads:
+    with one_thread() as threads:  # a tile's work is too small to be shared
         tiles = list(_tiles(scores, height, width))
-        found = _side_by_side(partial(_tile_best, scores), tiles, threads)
+        found = _best_of_tiles(scores, tiles, threads)
         for tile, (winners, open_pixels, open_classes) in zip(tiles, found, strict=True):
             labels[tile.rows, tile.columns] = winners
             if open_classes is not None:
@@ -61,27 +61,12 @@ def label_map(scores: Tensor, height: int, width: int, chunk: int = 32) -> Tenso
     return labels
 
 
-@contextmanager
-def _one_thread() -> Iterator[int]:
-    """One thread in each of torch's operations, and how many there were: a tile's work is too small to be shared.
-
-    Where other processes keep the cores busy, threads that wait for each other take longer than one alone.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _side_by_side(work: Callable[["_Tile"], Result], tiles: Sequence["_Tile"], threads: int) -> Iterator[Result]:
-    """`work` of each tile, in order; where tiles have many candidates, several tiles at a time."""
+def _best_of_tiles(scores: Tensor, tiles: Sequence["_Tile"], threads: int) -> Iterator[_Best]:
+    """`_tile_best` of each tile, in order; where tiles have many candidates, several tiles at a time."""
+    work = partial(_tile_best, scores)
     if threads == 1 or sum(len(tile.candidates) for tile in tiles) < _MANY_CANDIDATES * len(tiles):
-        yield from map(work, tiles)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(work, tiles)
+        return map(work, tiles)
+    return side_by_side(work, tiles, threads)
 
 
 def _interpolated_best(scores: Tensor, height: int, width: int, chunk: int, pixels: Tensor | None = None) -> Tensor:
@@ -166,7 +151,7 @@ def _starts(weights: Tensor, step: int) -> list[int]:
     return [*torch.searchsorted(first_cell, edges).tolist(), len(weights)]
 
 
-def _tile_best(scores: Tensor, tile: _Tile) -> tuple[Tensor, Tensor, Tensor | None]:
+def _tile_best(scores: Tensor, tile: _Tile) -> _Best:
     """The best class of each of the tile's pixels (h, w), which of them (h, w) are contested, and between which classes.
 
     The last is None where none is contested.

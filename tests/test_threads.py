@@ -1,0 +1,101 @@
+"""Work on several threads side by side: the same results, under the same settings, in no more memory."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from fgaseg.model.chunks import Chunks
+from fgaseg.model.threads import one_thread, side_by_side
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_results_come_in_order_from_threads_that_share_no_operation() -> None:
+    meeting = threading.Barrier(2, timeout=20)  # broken where one thread does all
+
+    def work(i: int) -> tuple[int, int, int]:
+        meeting.wait()
+        return i, torch.get_num_threads(), threading.get_ident()
+
+    with one_thread() as threads:
+        found = list(side_by_side(work, range(6), threads))
+    assert [i for i, _, _ in found] == list(range(6))
+    assert {each for _, each, _ in found} == {1}
+    assert len({thread for _, _, thread in found}) == 2
+    assert torch.get_num_threads() == 2
+
+
+def test_what_torch_keeps_for_each_thread_is_handed_on() -> None:
+    def work(_: int) -> tuple[bool, bool, bool, torch.dtype]:
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+        return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"), product.dtype
+
+    with one_thread():
+        assert list(side_by_side(work, [0], 2)) == [(False, False, False, torch.float32)]
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            assert list(side_by_side(work, [0], 2)) == [(False, True, True, torch.bfloat16)]
+
+
+def test_the_first_failure_ends_the_work() -> None:
+    done: list[int] = []
+
+    def work(i: int) -> None:
+        if i == 0:
+            raise ValueError("broken")
+        time.sleep(0.02)
+        done.append(i)
+
+    with one_thread(), pytest.raises(ValueError, match="broken"):
+        list(side_by_side(work, range(500), 2))
+    assert len(done) < 250
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("shape", [(1, 13, 20, 512), (3, 2, 30, 512)], ids=str)
+def test_chunks_side_by_side_give_what_chunks_in_turn_give(shape: tuple[int, ...], overwrite: bool) -> None:
+    maps, sizes, busy = torch.randn(shape), list[int](), list[int]()
+    lock, at_work = threading.Lock(), 0
+
+    def function(image: int, x: Tensor) -> Tensor:
+        nonlocal at_work
+        with lock:
+            at_work += len(x)
+            busy.append(at_work)
+            sizes.append(len(x))
+        time.sleep(0.01)
+        result = x.cumsum(1) * (image + 1)
+        with lock:
+            at_work -= len(x)
+        return result
+
+    expected = torch.stack([maps[b].cumsum(1) * (b + 1) for b in range(len(maps))])
+    with torch.no_grad():
+        actual = Chunks(4).by_class(function, maps, overwrite=overwrite)
+    assert torch.equal(actual, expected)
+    assert (actual.data_ptr() == maps.data_ptr()) == overwrite
+    assert max(sizes) == 2
+    assert 2 < max(busy) <= 4
+    assert torch.get_num_threads() == 2
+
+
+def test_little_work_stays_on_one_thread() -> None:
+    seen: set[int] = set()
+
+    def function(image: int, x: Tensor) -> Tensor:
+        seen.add(threading.get_ident())
+        return x + 1
+
+    with torch.no_grad():
+        Chunks(2).by_class(function, torch.zeros(1, 20, 10, 8))
+    assert seen == {threading.get_ident()}
