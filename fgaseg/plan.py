@@ -4,7 +4,6 @@ A row that recurs in several tables has the same identity in all of them and is 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,9 +13,9 @@ from fgaseg.errors import UserError
 from fgaseg.identity import Method, data_digest, data_id, eval_id, own_id, run_id, weights_id
 from fgaseg.params import Resolver, read_yaml
 from fgaseg.paths import Paths
-from fgaseg.schema import Evaluation, Params, Scale
+from fgaseg.rows import Replica, Row, Table, Target
+from fgaseg.schema import Params, Scale
 
-Target = Literal["all", "fidelity"]
 Scope = Literal["main", "all", "fidelity"]
 State = Literal["done", "running", "missing"]
 
@@ -45,81 +44,12 @@ def _whole(content: Mapping[str, Any], key: str, where: str, most: int | None = 
     return number
 
 
-def _without_top_n(params: Params) -> Evaluation:
-    return params.evaluation.model_copy(update={"top_n": None})
-
-
 def _find(wanted: str, ids: list[str], what: str) -> str:
     matches = [i for i in ids if wanted and i.startswith(wanted)]
     if len(matches) != 1:
         several = f"it fits {', '.join(matches)}" if matches else f"none of the {len(ids)} planned ones has this id"
         raise UserError(f"{what} '{wanted}': {several}; `fgaseg show TABLE` lists them")
     return matches[0]
-
-
-@dataclass(frozen=True)
-class Replica:
-    """A row with one of its seeds: a training (none for the untrained CLIP) and its evaluation."""
-
-    params: Params
-    run_id: str | None
-    eval_id: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured row of a table. `published` follows the benchmarks' order, None where the paper has no number.
-
-    `params`, `run_id` and `eval_id` are those of the first of `replicas`; the i-th has training.seed + i. `reference` is
-    the number of the row in the same table that differences are taken against; `Plan.reference` knows the default.
-    """
-
-    table: str
-    number: int
-    label: dict[str, str]
-    method: Method
-    params: Params
-    run_id: str | None
-    eval_id: str
-    replicas: tuple[Replica, ...]
-    reference: int | None = None
-    published: tuple[float | None, ...] = ()
-    published_ms: tuple[float | None, ...] = ()
-
-    @property
-    def description(self) -> str:
-        """The label in one line."""
-        return ", ".join(f"{k}: {v}" for k, v in self.label.items())
-
-    @property
-    def name(self) -> str:
-        """How people refer to the row."""
-        return f"{self.table}, row {self.number} ({self.description})"
-
-    @property
-    def single(self) -> "list[Row]":
-        """The row once for each of its seeds, those after the first with the seed in their labels."""
-        rows = [replace(self, params=r.params, run_id=r.run_id, eval_id=r.eval_id, replicas=(r,)) for r in self.replicas]
-        others = (replace(row, label=row.label | {"seed": str(row.params.training.seed)}) for row in rows[1:])
-        return [rows[0], *others]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: its measured rows, and for Table I the other methods' published ones."""
-
-    key: str
-    title: str
-    caption: str
-    rows: tuple[Row, ...]
-    target: Target = "all"
-    others: tuple[dict[str, Any], ...] = field(default=())
-
-    @property
-    def timed(self) -> bool:
-        """Whether its rows are one trained model that is evaluated with several N of top-N alone: times tell them apart."""
-        alike = {row.params.model_copy(update={"evaluation": _without_top_n(row.params)}) for row in self.rows}
-        return len(alike) == 1 and all(row.method == "fgaseg" and row.params.evaluation.top_n for row in self.rows)
 
 
 class Plan:

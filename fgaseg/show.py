@@ -7,9 +7,10 @@ import yaml
 
 from fgaseg.errors import UserError
 from fgaseg.identity import changes
-from fgaseg.plan import Plan, Row
+from fgaseg.plan import Plan
 from fgaseg.reporting.results import Evaluations, Provenance, Result
 from fgaseg.reporting.scores import MEAN
+from fgaseg.rows import Row
 from fgaseg.schema import Params
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fgaseg.plan import Plan, Replica, Row
+from fgaseg.plan import Plan
 from fgaseg.provenance import code_fingerprint
 from fgaseg.reporting import layout
 from fgaseg.reporting.webpage import fragment
+from fgaseg.rows import Replica, Row
 
 NAMES = ["sky", "grass", "car", "sheep", "unused"]
 SEEN = [True, True, True, False, False]

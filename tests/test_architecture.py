@@ -11,6 +11,7 @@ FORBIDDEN = {
     "catalogue": {"plan", "paths", "data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
     "schema": {"params", "plan", "paths", "data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
     "params": {"plan", "paths", "data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
+    "rows": {"plan", "paths", "data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
     "plan": {"data", "model", "training", "evaluation", "reporting", "sample", "loading", "cli"},
     "model": {
         "params",

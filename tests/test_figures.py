@@ -13,12 +13,13 @@ from PIL import Image
 from fgaseg.errors import UserError
 from fgaseg.evaluation.pseudo_masks import principal_component
 from fgaseg.files import complete_files, write_whole
-from fgaseg.plan import Plan, Row
+from fgaseg.plan import Plan
 from fgaseg.reporting.curves import Line, overview_figure, read_metrics
 from fgaseg.reporting.figures import runs_by_table, write_figures
 from fgaseg.reporting.palette import OTHER, VOID, VOID_STRIPE, colours, paint
 from fgaseg.reporting.results import read_panels
 from fgaseg.reporting.segmentations import segmentation_figure
+from fgaseg.rows import Row
 
 PROJECT = Path(__file__).parents[1]
 NAMES = ["sky", "grass", "zebra"]

@@ -18,10 +18,11 @@ from fabricated import confusion, origin, tidy, write_evaluation, written
 
 from fgaseg.errors import UserError
 from fgaseg.identity import eval_id
-from fgaseg.plan import Plan, Row
+from fgaseg.plan import Plan
 from fgaseg.provenance import code_fingerprint
 from fgaseg.reporting.layout import MINUS
 from fgaseg.reporting.tables import write_tables
+from fgaseg.rows import Row
 from fgaseg.schema import Revision
 
 PROJECT = Path(__file__).parents[1]

@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 from project import Project, Result, assert_says
 from tracking_server import free_address, runs, serving
 
-from fgaseg.plan import Plan, Row
+from fgaseg.plan import Plan
+from fgaseg.rows import Row
 from fgaseg.tracking.records import begun
 from fgaseg.training.metrics import read_metrics
 from fgaseg.training.starts import Start, add_start

@@ -21,8 +21,9 @@ from fgaseg.evaluation.pseudo_masks import pseudo_mask_panels
 from fgaseg.evaluation.segmenter import DenseCLIPSegmenter, FGAsegSegmenter, Segmenter
 from fgaseg.files import atomic_folder, relative, write_json, writing
 from fgaseg.loading import load_clip, load_model
-from fgaseg.plan import Plan, Row
+from fgaseg.plan import Plan
 from fgaseg.provenance import provenance
+from fgaseg.rows import Row
 from fgaseg.runtime import set_up_torch, suit
 from fgaseg.schema import Launch
 from fgaseg.tracking import track_job

@@ -15,8 +15,9 @@ from fgaseg.evaluation.benchmark import segment
 from fgaseg.evaluation.run import make_segmenter
 from fgaseg.evaluation.segmenter import FGAsegSegmenter
 from fgaseg.files import write_json
-from fgaseg.plan import Plan, Table
+from fgaseg.plan import Plan
 from fgaseg.provenance import provenance
+from fgaseg.rows import Table
 from fgaseg.runtime import set_up_torch
 from fgaseg.schema import Launch, Timing
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from fgaseg.plan import Row, Table
 from fgaseg.reporting import layout
 from fgaseg.reporting.cells import (
     INTERVALS,
@@ -22,6 +21,7 @@ from fgaseg.reporting.layout import DASH, MINUS, Cell, Line, Missing, Number, Se
 from fgaseg.reporting.scores import MEAN, Scores, estimate
 from fgaseg.reporting.statistics import LEVEL, Bootstrapped, holm
 from fgaseg.reporting.timing import speed_sections
+from fgaseg.rows import Row, Table
 
 _MINUS_PUBLISHED = {
     "sample": f"Measured {MINUS} published: other data, other CLIP; says nothing about the method",

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 
 from fgaseg.identity import changes
-from fgaseg.plan import Row
 from fgaseg.reporting.layout import DASH, DISTINCT, Cell, Line, Missing, Number, Section
 from fgaseg.reporting.results import Result
 from fgaseg.reporting.scores import Scores, estimate
 from fgaseg.reporting.statistics import LEVEL, SAMPLES, Bootstrapped, Estimate, Interval
+from fgaseg.rows import Row
 
 MEASURED = {
     "sample": "Measured here, sample scale: drawn scenes, small CLIP; not comparable with published numbers",

@@ -5,10 +5,10 @@ from typing import get_args
 
 from fgaseg.errors import UserError
 from fgaseg.identity import Method
-from fgaseg.plan import Row
 from fgaseg.reporting.results import Group
 from fgaseg.reporting.scores import Note, Scores, estimate
 from fgaseg.reporting.statistics import Bootstrapped, Estimate
+from fgaseg.rows import Row
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 METHODS: tuple[Method, ...] = ("dense_clip", "fgaseg")

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgaseg.plan import Plan, Row, Scope
+from fgaseg.plan import Plan, Scope
 from fgaseg.reporting.curves import Line, overview_figure, read_metrics, training_figure
 from fgaseg.reporting.heatmaps import pseudo_mask_figure
 from fgaseg.reporting.results import Panels, read_panels
 from fgaseg.reporting.segmentations import segmentation_figure
+from fgaseg.rows import Row
 
 _SEGMENTATION = (
     "Image, ground truth, and the predictions of the untrained CLIP (dense CLIP) and of the default FGAseg. A legend lists the "

@@ -15,9 +15,10 @@ from fgaseg.errors import UserError
 from fgaseg.expected import expected_images
 from fgaseg.files import read_json
 from fgaseg.identity import Method, eval_id
-from fgaseg.plan import Plan, Row
+from fgaseg.plan import Plan
 from fgaseg.provenance import code_fingerprint
 from fgaseg.reporting.statistics import Counts, load_counts, miou
+from fgaseg.rows import Row
 from fgaseg.schema import Revision, Scale
 
 Group = Literal["seen", "unseen", "stuff", "thing"]

@@ -4,9 +4,10 @@ import statistics
 from typing import Literal
 
 from fgaseg.errors import UserError
-from fgaseg.plan import Plan, Row
+from fgaseg.plan import Plan
 from fgaseg.reporting.results import Evaluations, Group, Result
 from fgaseg.reporting.statistics import Bootstrapped, Estimate, bootstrap, mean_of, require_same_truth
+from fgaseg.rows import Row
 
 MEAN = "mean"
 Note = Literal["stale", "other_code", "partial", "fewer_seeds"]

@@ -8,7 +8,7 @@ import yaml
 
 from fgaseg.files import write_whole
 from fgaseg.identity import changes
-from fgaseg.plan import Plan, Row, Scope, Table
+from fgaseg.plan import Plan, Scope
 from fgaseg.reporting import layout
 from fgaseg.reporting.ablation import ablation_table
 from fgaseg.reporting.comparison import METHODS, Comparison, comparisons
@@ -17,6 +17,7 @@ from fgaseg.reporting.scores import MEAN, Scores
 from fgaseg.reporting.statistics import Bootstrapped, Estimate
 from fgaseg.reporting.table_1 import group_table, table_1, terminal_table
 from fgaseg.reporting.tidy import ablation_csv, table_1_csv
+from fgaseg.rows import Row, Table
 
 
 def _measured(scores: Scores, scope: Scope) -> list[Comparison]:

@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 
-from fgaseg.plan import Plan, Row, Table
+from fgaseg.plan import Plan
 from fgaseg.reporting.ablation import Ablation
 from fgaseg.reporting.comparison import GROUPS, METHODS, Comparison
 from fgaseg.reporting.published import published_groups
@@ -13,6 +13,7 @@ from fgaseg.reporting.results import Group, Provenance, Result
 from fgaseg.reporting.scores import MEAN, Scores, estimate
 from fgaseg.reporting.statistics import Estimate
 from fgaseg.reporting.timing import published_speed_up, published_times, read_timings, speed
+from fgaseg.rows import Row, Table
 
 _ORIGIN = (
     *("run_id", "eval_id", "git_commit", "code", "training_git_commit", "training_code", "data_digest"),

@@ -8,11 +8,12 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from fgaseg.errors import UserError
-from fgaseg.plan import Plan, Row, Table
+from fgaseg.plan import Plan
 from fgaseg.provenance import code_fingerprint
 from fgaseg.reporting.layout import DASH, Cell, Line, Missing, Number, Section
 from fgaseg.reporting.results import Provenance, Record
 from fgaseg.reporting.statistics import Interval
+from fgaseg.rows import Row, Table
 
 _TIMES, _ARROW = "\N{MULTIPLICATION SIGN}", " \N{RIGHTWARDS ARROW} "
 

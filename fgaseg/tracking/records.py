@@ -8,7 +8,8 @@ from typing import Any
 
 from fgaseg.files import read_json
 from fgaseg.identity import changes
-from fgaseg.plan import Plan, Row
+from fgaseg.plan import Plan
+from fgaseg.rows import Row
 from fgaseg.schema import Params
 from fgaseg.training.metrics import read_metrics
 from fgaseg.training.starts import read_starts
