@@ -48,6 +48,10 @@ def prepare(
 
     plan = open_plan(scale)
     raw, root = raw_dataset(plan.find_dataset(dataset), plan.root, plan.default.data.root)
+    if not root.is_dir():
+        raise UserError(
+            f"{root}: no data is there; `dvc pull` brings what data.dvc tracks, `fgaseg data import` what publishers ship"
+        )
     out = plan.paths.dataset(dataset)
     run(raw, root, out, workers)
     if wrong := miscounted(dataset, len(PreparedDataset(out).samples), expected_images(plan, dataset)):

@@ -47,7 +47,7 @@ def paint(project: Project) -> None:
             lambda p: p.remove("data/sample/VOCdevkit/VOC2012"),
             ["VOC2012/JPEGImages is missing", "download http", "unpack it in data"],
         ),
-        (lambda p: p.remove("data"), ["VOC2012/JPEGImages is missing", "download http", "unpack it in data/sample"]),
+        (lambda p: p.remove("data"), ["data/sample: no data is there", "`dvc pull`", "`fgaseg data import`"]),
     ],
     ids=["truncated image", "truncated label", "label of another size", "label outside the table", "no dataset", "no data"],
 )
