@@ -2,16 +2,19 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from project import Project
 
 from fgaseg import load_segmenter
 from fgaseg.errors import UserError
 from fgaseg.evaluation.benchmark import segment
+from fgaseg.model.threads import one_thread
 from fgaseg.using.best import best_names, segment_classes
 from fgaseg.using.limits import REQUEST
 from fgaseg.using.segmenter import PhotoSegmenter
@@ -94,6 +97,26 @@ def test_every_kind_of_picture_gives_the_same_result(seg: PhotoSegmenter, photo:
     expected = seg(photo, CLASSES).labels
     for picture in (str(photo), photo.read_bytes(), image, np.asarray(image)):
         np.testing.assert_array_equal(seg(picture, CLASSES).labels, expected)
+
+
+def test_a_thread_that_begins_in_the_middle_of_a_call_has_all_cores_in_its_own(finished: Project, photo: Path) -> None:
+    before = torch.get_num_threads()
+    segmenter = load_segmenter("main", root=finished.root, threads=2)
+    counts = []
+
+    def call() -> None:
+        counts.append(torch.get_num_threads())
+        segmenter(photo, CLASSES)
+        counts.append(torch.get_num_threads())
+
+    try:
+        with one_thread():  # as another call in its middle
+            later = threading.Thread(target=call)
+            later.start()
+            later.join()
+    finally:
+        torch.set_num_threads(before)
+    assert counts == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,14 @@ class PhotoSegmenter:
         self._model = model
         self._segmenter = FGAsegSegmenter(model, params.vlm.architecture, params.vlm.prompts, params.training.loss)
         self._lock = threading.Lock()
+        self._threads = torch.get_num_threads()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One caller at a time. A thread of a server may have begun while torch was set to one thread for another's sake."""
+        with self._lock, torch.no_grad():
+            torch.set_num_threads(self._threads)
+            yield
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -49,7 +57,7 @@ class PhotoSegmenter:
     @contextmanager
     def model(self, vocabulary: Vocabulary, prompts: Sequence[str] | None = None) -> Iterator[tuple[FGAseg, Tensor]]:
         """The model and the text features (K, P, C) of all names of a vocabulary, for this thread alone."""
-        with self._lock, torch.no_grad():
+        with self._alone():
             yield self._model, self.prepare(vocabulary, prompts).text
 
     def __call__(
@@ -71,7 +79,7 @@ class PhotoSegmenter:
         check_background(background, vocabulary, "background")
         templates = None if prompts is None else check_templates(prompts, "prompts", limits)
         image = as_image(picture, limits)
-        with self._lock, torch.no_grad():
+        with self._alone():
             segmenter = self.prepare(vocabulary, templates)
             labels, confidence = segment_classes(segmenter, image, self.params.evaluation, vocabulary.owners)
         names = vocabulary.names
