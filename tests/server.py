@@ -6,9 +6,10 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
@@ -42,3 +43,15 @@ def serving(folder: Path, *command: str, ready: str = "ping", environment: Mappi
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+def peak_megabytes(address: str) -> float:
+    """The highest resident memory so far of the processes that were started with the port of an address."""
+    port, kilobytes = str(urllib.parse.urlsplit(address).port).encode(), 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if port in (process / "cmdline").read_bytes().split(b"\0"):
+                status = (process / "status").read_text()
+                kilobytes += sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    assert kilobytes, f"no process serves {address}"
+    return kilobytes / 1024

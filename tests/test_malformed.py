@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from malformed import broken_body, malformed
 from project import Project
+from server import peak_megabytes
 
 from fgaseg.errors import UserError, one_line
 from fgaseg.using.guard import read_json
@@ -81,7 +82,7 @@ def test_a_real_server_refuses_them_and_serves_on(count: int, guarded: str, fini
     rng = random.Random(3)
     statuses: Counter[int] = Counter()
     lines: list[bytes] = []
-    before = finished.files()
+    before, memory = finished.files(), peak_megabytes(guarded)
     for _ in range(count):
         request = urllib.request.Request(guarded, broken_body(rng), {"Content-Type": "application/json"})
         try:
@@ -93,6 +94,7 @@ def test_a_real_server_refuses_them_and_serves_on(count: int, guarded: str, fini
     assert set(statuses) <= {200, 400, 413}, statuses
     assert not any(b"\n" in line for line in lines)
     assert statuses[400] > 0.9 * count
+    assert peak_megabytes(guarded) - memory < MEGABYTES
     with urllib.request.urlopen(guarded.replace("invocations", "ping"), timeout=30) as response:
         assert response.status == 200
     assert finished.files() == before
