@@ -140,6 +140,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_iteration_term_and_images(
     project.edit("params/scale/sample.yaml", "training.lr: 3.0e-3", "training.lr: 1.0e+30")
     run, _ = project.ids("table_1", 2)
     message = project.one_line(project.quick("train", run))
-    expected = r"iteration [2-8]: loss_(seg|t2p) is (nan|inf); images: (0000\d{8}\.jpg(, )?){4}; .*lower training.lr"
+    expected = r"iteration [2-8]: loss_(seg|t2p) is (nan|inf); images: (0000\d{8}\.jpg(, )?){8}; .*lower training.lr"
     assert re.match(expected, message)
     assert not (project.results / "runs" / run / "model.safetensors").exists()
