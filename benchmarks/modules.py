@@ -1,5 +1,6 @@
 """`python -m benchmarks.modules`: where the time of one crop goes, module by module, and the GFLOP/s that each reaches."""
 
+import math
 import statistics
 import threading
 import time
@@ -36,7 +37,15 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
     return int(sdpa_flop_count(query, key, value))
 
 
-ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+def _packed_flops(x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    """Of a linear map whose weight is laid out beforehand."""
+    return int(2 * math.prod(x) * out_shape[-1])
+
+
+UNKNOWN_TO_THE_COUNTER = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.mkldnn._linear_pointwise: _packed_flops,
+}
 
 
 class _Encoder(nn.Module):
@@ -94,7 +103,7 @@ def measure(classes: int, repeats: int) -> dict[str, tuple[float, float]]:
             seconds[name].append(sum(of_threads.values()) / (1 if alone else torch.get_num_threads()))
 
     flops: dict[str, float] = defaultdict(float)
-    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_THE_COUNTER) as counter:
 
         def open_account(name: str) -> None:
             flops[name] -= counter.get_total_flops()

@@ -18,11 +18,11 @@ from fgaseg.runtime import compile_parts
 torch.set_num_threads(1)
 torch.manual_seed(0)
 block = GuidedSwinBlock(16, 8, 2, 4, 0, 2).eval()
-maps, guidance = torch.randn(3, 8, 8, 16), torch.randn(8, 8, 8)
+maps, guidance = torch.randn(1, 3, 8, 8, 16), torch.randn(1, 8, 8, 8)
 with torch.no_grad():
-    plain = block(maps, block.guide(guidance, len(maps)))
+    plain = block(maps, block.guide(guidance, 3))
     compile_parts(block)
-    compiled = block(maps, block.guide(guidance, len(maps)))
+    compiled = block(maps, block.guide(guidance, 3))
 torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
 print(counters["stats"]["unique_graphs"])
 """

@@ -62,21 +62,21 @@ def test_the_first_failure_ends_the_work() -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("shape", [(1, 13, 20, 512), (3, 2, 30, 512)], ids=str)
-def test_chunks_side_by_side_give_what_chunks_in_turn_give(shape: tuple[int, ...], overwrite: bool) -> None:
+@pytest.mark.parametrize(("shape", "size"), [((1, 13, 20, 512), 2), ((3, 2, 30, 512), 1)], ids=str)
+def test_chunks_side_by_side_give_what_chunks_in_turn_give(shape: tuple[int, ...], size: int, overwrite: bool) -> None:
     maps, sizes, busy = torch.randn(shape), list[int](), list[int]()
     lock, at_work = threading.Lock(), 0
 
-    def function(image: int, x: Tensor) -> Tensor:
+    def function(images: slice, x: Tensor) -> Tensor:
         nonlocal at_work
         with lock:
-            at_work += len(x)
+            at_work += x.shape[1]
             busy.append(at_work)
-            sizes.append(len(x))
+            sizes.append(x.shape[1])
         time.sleep(0.01)
-        result = x.cumsum(1) * (image + 1)
+        result = x.cumsum(2) * (images.start + 1)
         with lock:
-            at_work -= len(x)
+            at_work -= x.shape[1]
         return result
 
     expected = torch.stack([maps[b].cumsum(1) * (b + 1) for b in range(len(maps))])
@@ -84,18 +84,42 @@ def test_chunks_side_by_side_give_what_chunks_in_turn_give(shape: tuple[int, ...
         actual = Chunks(4).by_class(function, maps, overwrite=overwrite)
     assert torch.equal(actual, expected)
     assert (actual.data_ptr() == maps.data_ptr()) == overwrite
-    assert max(sizes) == 2
-    assert 2 < max(busy) <= 4
+    assert max(sizes) == size
+    assert len(sizes) % 2 == 0  # as many for each thread
+    assert size < max(busy) <= 2 * size
     assert torch.get_num_threads() == 2
 
 
 def test_little_work_stays_on_one_thread() -> None:
     seen: set[int] = set()
 
-    def function(image: int, x: Tensor) -> Tensor:
+    def function(images: slice, x: Tensor) -> Tensor:
         seen.add(threading.get_ident())
         return x + 1
 
     with torch.no_grad():
         Chunks(2).by_class(function, torch.zeros(1, 20, 10, 8))
     assert seen == {threading.get_ident()}
+
+
+@pytest.mark.parametrize(
+    ("shape", "together"), [((5, 3, 4, 8), 5), ((5, 13, 20, 512), 1), ((40, 2, 16, 512), 10), ((3, 1, 60, 512), 2)], ids=str
+)
+@pytest.mark.parametrize("gradient", [True, False])
+def test_small_images_go_together_and_as_many_maps_as_announced(
+    shape: tuple[int, int, int, int], together: int, gradient: bool
+) -> None:
+    maps, seen = torch.randn(shape), list[tuple[int, int]]()
+    per_image = torch.arange(shape[0])[:, None, None, None]
+
+    def function(images: slice, x: Tensor) -> Tensor:
+        seen.append((x.shape[0], x.shape[1]))
+        return x + per_image[images]
+
+    with torch.set_grad_enabled(gradient):
+        actual = Chunks(4).by_class(function, maps)
+        most = Chunks(4).most(maps)
+    assert torch.equal(actual, maps + per_image)
+    assert most == max(images * classes for images, classes in seen)
+    assert sum(images * classes for images, classes in seen) == shape[0] * shape[1]
+    assert max(images for images, _ in seen) == (shape[0] if gradient else together)

@@ -1,7 +1,7 @@
 """Propagation of the class maps: spatial, then class aggregation (method, section 4; form of the released code).
 
-Axes: B images, K classes, n of them at a time, D hidden channels, G guidance channels, h x w patch grid, M heads. Channels come
-last: each position of a class's map is a token.
+Axes: B images, b of them at a time, K classes, n of them at a time, D hidden channels, G guidance channels, h x w patch grid,
+M heads. Channels come last: each position of a class's map is a token.
 """
 
 from typing import NamedTuple, cast
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fgaseg.model.chunks import Chunks
 from fgaseg.model.lean import GELU, FeedForward, linear, positive
+from fgaseg.model.packed import fits, packed_linear
 
 
 class GuidedLinear(nn.Linear):
@@ -27,7 +28,9 @@ class GuidedLinear(nn.Linear):
 
     def beside(self, tokens: Tensor, mapped: Tensor) -> Tensor:
         """Tokens (..., D) beside guidance that `of_guidance` has mapped and that may be broadcast -> (..., D)."""
-        return F.linear(tokens, self.weight[:, : self.out_features]).add_(mapped)
+        weight = self.weight[:, : self.out_features]
+        product = packed_linear(self, weight, None, tokens) if fits(self, tokens) else F.linear(tokens, weight)
+        return product.add_(mapped)
 
 
 class GuidedWindowAttention(nn.Module):
@@ -41,13 +44,13 @@ class GuidedWindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, guidance: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        """x (n, W, T, D), W windows of T tokens; mapped guidance of queries and keys (W, T, D).
+        """x (b, n, W, T, D), W windows of T tokens; mapped guidance of queries and keys (b, 1, W, T, D).
 
-        `mask` (N, 1, T, T), N at least n W, is added to the scores.
+        `mask` (N, 1, T, T), N at least b n W, is added to the scores.
         """
 
         def split(t: Tensor) -> Tensor:
-            return t.flatten(0, 1).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            return t.flatten(0, 2).unflatten(2, (self.heads, -1)).transpose(1, 2)
 
         q, k, v = split(self.q.beside(x, guidance[0])), split(self.k.beside(x, guidance[1])), split(linear(self.v, x))
         out = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[: len(q)])
@@ -71,10 +74,15 @@ def shifted_window_mask(height: int, width: int, window: int, shift: int) -> Ten
 
 
 class WindowGuidance(NamedTuple):
-    """What a Swin block needs of one image, the same for all of its classes: `GuidedWindowAttention`'s last arguments."""
+    """What a Swin block needs of images, the same for all of their classes: `GuidedWindowAttention`'s last arguments."""
 
     mapped: tuple[Tensor, Tensor]
     mask: Tensor | None
+
+    def of(self, images: slice) -> "WindowGuidance":
+        """Some images' share."""
+        queries, keys = self.mapped
+        return WindowGuidance((queries[images], keys[images]), self.mask)
 
 
 class GuidedSwinBlock(nn.Module):
@@ -101,21 +109,22 @@ class GuidedSwinBlock(nn.Module):
         return torch.roll(x, (self.shift, self.shift), (1, 2)) if self.shift else x
 
     def guide(self, guidance: Tensor, maps: int) -> WindowGuidance:
-        """Vision guidance (h, w, G) of one image, normalised, for up to so many maps at a time."""
+        """Vision guidance (B, h, w, G), normalised, for up to so many maps at a time."""
         mask = None
         if self.shift:
-            height, width = guidance.shape[:2]
+            height, width = guidance.shape[1:3]
             visible = shifted_window_mask(height, width, self.window, self.shift)
             mask = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf).to(guidance)
             mask = mask[:, None].repeat(maps, 1, 1, 1)
-        g = self._windows(guidance[None])[0]
+        g = self._windows(guidance)[:, None]
         return WindowGuidance((self.attention.q.of_guidance(g), self.attention.k.of_guidance(g)), mask)
 
     def forward(self, x: Tensor, guidance: WindowGuidance) -> Tensor:
-        """x (n, h, w, D) -> (n, h, w, D)."""
-        attended = self.attention(self._windows(self.norm1(x)), *guidance)
-        x = self._map(attended, *x.shape[1:3]).add_(x)
-        return self.mlp(self.norm2(x)).add_(x)
+        """x (b, n, h, w, D) -> (b, n, h, w, D)."""
+        flat = x.flatten(0, 1)
+        windows = self._windows(self.norm1(flat)).unflatten(0, x.shape[:2])
+        flat = self._map(self.attention(windows, *guidance).flatten(0, 1), *x.shape[2:4]).add_(flat)
+        return self.mlp(self.norm2(flat)).add_(flat).view(x.shape)
 
 
 class SpatialAggregation(nn.Module):
@@ -132,12 +141,11 @@ class SpatialAggregation(nn.Module):
         """maps (B, K, h, w, D), which inference may `overwrite`, vision guidance (B, G, h, w) -> (B, K, h, w, D)."""
         normed = self.guidance_norm(guidance.permute(0, 2, 3, 1))
         blocks = cast("list[GuidedSwinBlock]", list(self.blocks))
-        at_once = min(chunks.classes, maps.shape[1])
-        guides = [[block.guide(g, at_once) for block in blocks] for g in normed]
+        guides = [block.guide(normed, chunks.most(maps)) for block in blocks]
 
-        def both(image: int, x: Tensor) -> Tensor:
-            for block, guide in zip(blocks, guides[image], strict=True):
-                x = block(x, guide)
+        def both(images: slice, x: Tensor) -> Tensor:
+            for block, guide in zip(blocks, guides, strict=True):
+                x = block(x, guide.of(images))
             return x
 
         return chunks.by_class(both, maps, overwrite=overwrite)
@@ -170,23 +178,23 @@ class ClassAggregation(nn.Module):
         return count * k[:, :, None] * v[:, None], count * k
 
     def _attend(self, x: Tensor, guidance: tuple[Tensor, Tensor], padding: tuple[Tensor, Tensor]) -> Tensor:
-        """x (K, S, D), S positions; mapped guidance of queries and keys (K, 1, D) -> (K, S, D)."""
-        classes, positions, _ = x.shape
+        """x (b, K, S, D), S positions; mapped guidance of queries and keys (b, K, 1, D) -> (b, K, S, D)."""
+        images, classes, positions, _ = x.shape
 
         def split(t: Tensor) -> Tensor:
-            """(K, S, D) -> (S M, K, D / M), without a copy."""
-            return t.view(classes, positions * self.heads, -1).transpose(0, 1)
+            """(b, K, S, D) -> (b S M, K, D / M), of one image without a copy."""
+            return t.view(images, classes, positions * self.heads, -1).transpose(1, 2).flatten(0, 1)
 
         q, k = (positive(each.beside(x, g)) for each, g in zip((self.q, self.k), guidance, strict=True))
         q, k, v = split(q), split(k), split(linear(self.v, x))
-        memory, total = (t.repeat(positions, *[1] * (t.dim() - 1)) for t in padding)
+        memory, total = (t.repeat(images * positions, *[1] * (t.dim() - 1)) for t in padding)
         memory = memory + k.transpose(1, 2) @ v
         total = total + k.sum(1)
         out = (q @ memory) / (q @ total[:, :, None] + 1e-6)
-        return out.transpose(0, 1).reshape(x.shape)
+        return out.unflatten(0, (images, -1)).transpose(1, 2).reshape(x.shape)
 
     def _change(self, x: Tensor, guidance: tuple[Tensor, Tensor], padding: tuple[Tensor, Tensor]) -> Tensor:
-        """What the block adds to x (K, S, D)."""
+        """What the block adds to x (b, K, S, D)."""
         attended = self._attend(self.norm1(x), guidance, padding)
         return self.mlp(self.norm2(x + attended)).add_(attended)
 
@@ -200,14 +208,14 @@ class ClassAggregation(nn.Module):
         g = guidance[:, :, None]
         mapped = self.q.of_guidance(g), self.k.of_guidance(g)
 
-        def change(image: int, x: Tensor) -> Tensor:
-            return self._change(x, (mapped[0][image], mapped[1][image]), padding)
+        def change(images: slice, x: Tensor) -> Tensor:
+            return self._change(x, (mapped[0][images], mapped[1][images]), padding)
 
         if self.training and self.pooling > 1:
             small = self._pool(maps)
             changes = chunks.by_position(change, small.flatten(2, 3)).view(small.shape)
             return maps + self._resize(changes, maps)
-        changed = chunks.by_position(lambda image, x: change(image, x).add_(x), maps.flatten(2, 3), overwrite)
+        changed = chunks.by_position(lambda images, x: change(images, x).add_(x), maps.flatten(2, 3), overwrite)
         return changed.view(maps.shape)
 
     def _pool(self, x: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """Classes in chunks: what a stage holds in memory is bounded by a parameter, not by the number of classes."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from fgaseg.model.threads import one_thread, side_by_side
 
 OfChunk = Callable[..., Tensor]
-"""Takes an image's number in the batch and, for each map, a part of that image's: (n, ...) each -> (n, ...)."""
+"""Takes which images of the batch, a slice, and for each map a part of theirs: (b, n, ...) each -> (b, n, ...)."""
 
 _ENOUGH_VALUES = 2**16
 """Of maps: below it, threads wait for Python's lock more than they work."""
@@ -22,11 +24,11 @@ _CACHED_VALUES = 2**18
 
 @dataclass(frozen=True)
 class Chunks:
-    """How many classes of one image a stage takes at a time, on all threads together (at least one each), and whether
-    training recomputes what a stage holds.
+    """How many classes a stage takes at a time, and whether training recomputes what a stage holds.
 
-    Neither changes a result beyond the order of float sums. With `recompute` the backward pass runs each chunk once more
-    instead of keeping its intermediate values (activation checkpointing).
+    They are classes of each image of the batch in training, of one image in inference, there on all threads together (at
+    least one each). Neither setting changes a result beyond the order of float sums. With `recompute` the backward pass
+    runs each chunk once more instead of keeping its intermediate values (activation checkpointing).
     """
 
     classes: int = 4
@@ -39,46 +41,52 @@ class Chunks:
             return result
         return function(*arguments)
 
+    def most(self, maps: Tensor) -> int:
+        """How many maps `by_class` hands on at a time, at most, of maps (B, K, ...)."""
+        if torch.is_grad_enabled():
+            return len(maps) * min(self.classes, maps.shape[1])
+        spread = _spread(maps, 1, self.classes)
+        return spread.images * math.ceil(maps.shape[1] / spread.parts)
+
     def by_class(self, function: OfChunk, *maps: Tensor, overwrite: bool = False) -> Tensor:
-        """Apply `function` to chunks of the classes of each image: maps (B, K, ...) -> (B, K, ...).
+        """Apply `function` to chunks of the classes: maps (B, K, ...) -> (B, K, ...).
 
         With `overwrite` the result may take the place of the first of the maps, which then has to have its shape.
         """
-        return self._in_parts(function, maps, 0, self.classes, overwrite)
+        return self._in_parts(function, maps, 1, self.classes, overwrite)
 
     def by_position(self, function: OfChunk, tokens: Tensor, overwrite: bool = False) -> Tensor:
-        """Apply `function` to some positions of all classes of each image: (B, K, T, D) -> (B, K, T, D).
+        """Apply `function` to some positions of all classes: (B, K, T, D) -> (B, K, T, D).
 
-        It gets (K, t, D), as many tokens as `by_class` would give it; `overwrite` as there.
+        It gets (b, K, t, D), as many tokens as `by_class` would give it; `overwrite` as there.
         """
         size = max(1, self.classes * tokens.shape[2] // tokens.shape[1])
-        return self._in_parts(function, (tokens,), 1, size, overwrite)
+        return self._in_parts(function, (tokens,), 2, size, overwrite)
 
     def _in_parts(self, function: OfChunk, maps: Sequence[Tensor], dim: int, size: int, overwrite: bool) -> Tensor:
-        """Apply `function` to parts of `size` along an image's dimension `dim`."""
+        """Apply `function` to parts of `size` along dimension `dim`."""
         if torch.is_grad_enabled():
-            images = zip(*(t.unbind(0) for t in maps), strict=True)
-            parts = [zip(*(t.split(size, dim) for t in image), strict=True) for image in images]
-            done = [[self.run(function, b, *part) for part in each] for b, each in enumerate(parts)]
-            return torch.stack([each[0] if len(each) == 1 else torch.cat(each, dim) for each in done])
-        batch, length = maps[0].shape[0], maps[0].shape[1 + dim]
-        size, threads = _spread(maps[0], dim, size)
+            done = [self.run(function, slice(None), *part) for part in zip(*(t.split(size, dim) for t in maps), strict=True)]
+            return done[0] if len(done) == 1 else torch.cat(done, dim)
+        batch, length = maps[0].shape[0], maps[0].shape[dim]
+        images, parts, threads = _spread(maps[0], dim, size)
         out = maps[0] if overwrite else None
         allocation = Lock()
 
         def part(place: tuple[int, int]) -> None:
             nonlocal out
-            b, start = place
-            taken = min(size, length - start)
-            result = function(b, *(t[b].narrow(dim, start, taken) for t in maps))
+            first, number = place
+            start = length * number // parts
+            chosen, taken = slice(first, first + images), length * (number + 1) // parts - start
+            result = function(chosen, *(t[chosen].narrow(dim, start, taken) for t in maps))
             with allocation:
                 if out is None:  # the first result tells the shape of all
                     shape = list(result.shape)
-                    shape[dim] = length
-                    out = result.new_empty(batch, *shape)
-            out[b].narrow(dim, start, taken).copy_(result)
+                    shape[0], shape[dim] = batch, length
+                    out = result.new_empty(shape)
+            out[chosen].narrow(dim, start, taken).copy_(result)
 
-        places = [(b, start) for b in range(batch) for start in range(0, length, size)]
+        places = [(first, number) for first in range(0, batch, images) for number in range(parts)]
         if threads == 1:
             for place in places:
                 part(place)
@@ -90,16 +98,31 @@ class Chunks:
         return out
 
 
-def _spread(maps: Tensor, dim: int, size: int) -> tuple[int, int]:
-    """How large a part is, and how many are worked on at a time: on the CPU one a thread, where there is enough to do.
+class _Spread(NamedTuple):
+    """How many images go together, into how many parts their maps go, and how many parts are worked on at a time."""
 
-    There, a part is no larger than stays in the processor's cache, whatever `size` allows.
+    images: int
+    parts: int
+    threads: int
+
+
+def _spread(maps: Tensor, dim: int, size: int) -> _Spread:
+    """Parts of at most `size` along an image's dimension `dim`.
+
+    On the CPU a part is no larger than stays in the processor's cache, whatever `size` allows, and small images go
+    together. Where there is enough to do, each thread has parts of its own, as many as the others.
     """
+    batch, length = maps.shape[0], maps.shape[dim]
     if maps.device.type != "cpu":
-        return size, 1
-    batch, length = maps.shape[0], maps.shape[1 + dim]
+        return _Spread(1, math.ceil(length / size), 1)
     cached = max(1, _CACHED_VALUES * batch * length // max(1, maps.numel()))
     threads = torch.get_num_threads()
     if maps.numel() < _ENOUGH_VALUES or batch * length < threads:
-        return min(size, cached), 1
-    return min(max(1, size // threads), cached, batch * length // threads), threads
+        threads = 1
+    each = threads // math.gcd(batch, threads)
+    parts = math.ceil(length / min(max(1, size // threads), cached))
+    parts = min(math.ceil(parts / each) * each, length)
+    if parts > 1:
+        return _Spread(1, parts, threads)
+    groups = math.ceil(batch / (cached // length) / threads) * threads
+    return _Spread(math.ceil(batch / groups), 1, threads)

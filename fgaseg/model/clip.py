@@ -55,11 +55,11 @@ class SplitAttention(nn.Module):
 
     def value_path(self, x: Tensor) -> Tensor:
         """What attention would give if each token attended to itself alone: `out_proj(v_proj(x))` (MaskCLIP)."""
-        return self.out_proj(self.v_proj(x))
+        return linear(self.out_proj, linear(self.v_proj, x))
 
 
 def _feed_forward(block: Any, x: Tensor) -> Tensor:
-    hidden = block.mlp.gelu(linear(block.mlp.c_fc, block.ln_2(x)))
+    hidden = linear(block.mlp.c_fc, block.ln_2(x), block.mlp.gelu)
     return x + block.ls_2(linear(block.mlp.c_proj, hidden))
 
 

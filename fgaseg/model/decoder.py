@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgaseg.model.chunks import Chunks
-from fgaseg.model.fast import Selection, take
+from fgaseg.model.fast import Selection, one_channel, take
 from fgaseg.model.supplementation import Fuse, Fusion
 
 
@@ -46,9 +46,13 @@ class Raised(NamedTuple):
     kernel: Tensor
     constant: Tensor
 
-    def __call__(self, image: int, x: Tensor) -> Tensor:
-        """Maps (n, D, H, W) of the image with this number -> (n, D', 2H, 2W)."""
-        return F.conv_transpose2d(x, self.kernel, stride=2, padding=1).add_(self.constant[image])
+    def __call__(self, images: slice, x: Tensor) -> Tensor:
+        """Maps (b, n, H, W, D) of these images -> (b n, D', 2H, 2W)."""
+        raised = F.conv_transpose2d(x.flatten(0, 1).permute(0, 3, 1, 2), self.kernel, stride=2, padding=1)
+        constant = self.constant[images]
+        if len(constant) == 1:
+            return raised.add_(constant)
+        return (raised.unflatten(0, x.shape[:2]) + constant[:, None]).flatten(0, 1)
 
 
 def raise_resolution(up: nn.ConvTranspose2d, conv: nn.Conv2d, guidance: Tensor) -> Raised:
@@ -73,9 +77,9 @@ class DecoderStage(nn.Module):
         """Guidance (B, G, 2H, 2W)."""
         return raise_resolution(self.up, cast(nn.Conv2d, self.conv[0]), guidance)
 
-    def forward(self, image: int, x: Tensor, raised: Raised) -> Tensor:
-        """x (n, H, W, D) of the image with this number -> (n, 2H, 2W, D')."""
-        return self.conv[1:](raised(image, x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+    def forward(self, images: slice, x: Tensor, raised: Raised) -> Tensor:
+        """x (b, n, H, W, D) of these images -> (b, n, 2H, 2W, D')."""
+        return self.conv[1:](raised(images, x)).permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
 
 
 class _LocalFusion:
@@ -90,9 +94,9 @@ class _LocalFusion:
         self.convs = convs[1:]
 
     def fine(self, x: Tensor, local: Tensor) -> Tensor:
-        """x (n, 2h, 2w, D'), local maps (n, h, w, D) -> (n, 2h, 2w, D')."""
-        raised = self.convs(self.raised(0, local.permute(0, 3, 1, 2)))
-        fused: Tensor = self.second(x, raised.permute(0, 2, 3, 1))
+        """x (b, n, 2h, 2w, D'), local maps (b, n, h, w, D) -> (b, n, 2h, 2w, D')."""
+        raised = self.convs(self.raised(slice(0, 1), local)).permute(0, 2, 3, 1)
+        fused: Tensor = self.second(x, raised.view(x.shape))
         return fused
 
 
@@ -135,17 +139,16 @@ class Decoder(nn.Module):
         raised = [stage.guide(up(feature)) for stage, up, feature in zip(stages, self.guidance, clip_features, strict=True)]
         fuse = None if self.fuse is None else _LocalFusion(self.fuse, self.lcs_up, clip_features[0])
 
-        def first(image: int, x: Tensor, *local: Tensor) -> Tensor:
+        def first(images: slice, x: Tensor, *local: Tensor) -> Tensor:
             x = x if fuse is None else fuse.coarse(x, *local)
-            return stages[0](image, x, raised[0])
+            return stages[0](images, x, raised[0])
 
-        def second(image: int, x: Tensor, *local: Tensor) -> Tensor:
+        def second(images: slice, x: Tensor, *local: Tensor) -> Tensor:
             x = x if fuse is None else fuse.fine(x, *local)
-            x = stages[1](image, x, raised[1])
-            return self.head(x.permute(0, 3, 1, 2)).squeeze(1)
+            return one_channel(self.head, stages[1](images, x, raised[1]))
 
-        def both(image: int, x: Tensor, *local: Tensor) -> Tensor:
-            return second(image, first(image, x, *local), *local)
+        def both(images: slice, x: Tensor, *local: Tensor) -> Tensor:
+            return second(images, first(images, x, *local), *local)
 
         if not select.active:
             return chunks.by_class(both, maps, *_given(lcs))

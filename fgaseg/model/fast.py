@@ -18,7 +18,7 @@ def auxiliary_heads(channels: Sequence[int]) -> nn.ModuleList:
     return nn.ModuleList(nn.Conv2d(c, 1, 3, padding=1) for c in channels)
 
 
-def _one_channel(head: nn.Conv2d, maps: Tensor) -> Tensor:
+def one_channel(head: nn.Conv2d, maps: Tensor) -> Tensor:
     """Maps (B, K, h, w, D) -> (B, K, h, w)."""
     return head(maps.flatten(0, 1).permute(0, 3, 1, 2)).squeeze(1).unflatten(0, maps.shape[:2])
 
@@ -71,9 +71,9 @@ class Selection:
         head = cast(nn.Conv2d, self._heads[len(self.kept)])
         chosen = None
         if self._training:
-            self.logits.append(_one_channel(head, maps))
+            self.logits.append(one_channel(head, maps))
         elif self._top_n is not None and self._top_n < count:
-            chosen = best_classes(_one_channel(head, maps), self._top_n)
+            chosen = best_classes(one_channel(head, maps), self._top_n)
             self.classes = chosen if self.classes is None else self.classes[chosen]
         self.kept.append(count if chosen is None else len(chosen))
         return chosen

@@ -65,6 +65,7 @@ class MapEmbedding(nn.Module):
         self.conv = nn.Conv2d(1, dim, kernel_size, padding=kernel_size // 2)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(n, h, w) -> (n, h, w, D)."""
+        """(b, n, h, w) -> (b, n, h, w, D)."""
         kernel = self.conv.weight.contiguous(memory_format=torch.channels_last)
-        return F.conv2d(maps[:, None], kernel, self.conv.bias, padding=self.conv.padding).permute(0, 2, 3, 1)
+        embedded = F.conv2d(maps.flatten(0, 1)[:, None], kernel, self.conv.bias, padding=self.conv.padding)
+        return embedded.permute(0, 2, 3, 1).unflatten(0, maps.shape[:2])

@@ -1,0 +1,115 @@
+"""Linear maps with weights laid out beforehand: the same results, never of a weight that is no longer the layer's."""
+
+import gc
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fgaseg.model import packed
+from fgaseg.model.aggregation import GuidedLinear
+from fgaseg.model.fgaseg import FGAseg
+from fgaseg.model.lean import GELU, linear
+from fgaseg.model.packed import fits, packed_linear
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(autouse=True)
+def available() -> None:
+    if not packed._AVAILABLE:
+        pytest.skip("this machine's PyTorch has no oneDNN for a processor with AVX: plain linear maps are used")
+
+
+@pytest.fixture
+def layer() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(24, 40)
+
+
+@pytest.mark.parametrize("activation", [None, GELU(), nn.ReLU(), nn.Tanh()], ids=str)
+@pytest.mark.parametrize("shape", [(24,), (1, 24), (3, 5, 24), (2, 3, 4, 24)], ids=str)
+@torch.no_grad()
+def test_the_same_as_a_plain_layer(shape: tuple[int, ...], activation: nn.Module | None, layer: nn.Linear) -> None:
+    x = torch.randn(shape)
+    expected = layer(x) if activation is None else activation(layer(x))
+    assert fits(layer, x)
+    assert_close(linear(layer, x, activation), expected)
+
+
+@torch.no_grad()
+def test_tokens_need_not_lie_in_order(layer: nn.Linear) -> None:
+    x = torch.randn(24, 6, 5).permute(2, 1, 0)
+    assert_close(linear(layer, x), layer(x))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"])
+def test_a_changed_weight_is_laid_out_anew(layer: nn.Linear, mode: type[torch.no_grad]) -> None:
+    x, guided = torch.randn(7, 24), GuidedLinear(24, 3)
+    optimizer = torch.optim.SGD([*layer.parameters(), *guided.parameters()], lr=0.5)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        (layer(x).square().mean() + guided(F.pad(x, (0, 3))).square().mean()).backward()
+        optimizer.step()
+
+    def loaded() -> None:
+        layer.load_state_dict(nn.Linear(24, 40).state_dict())
+        guided.load_state_dict(GuidedLinear(24, 3).state_dict())
+
+    def replaced() -> None:
+        layer.weight, guided.weight = nn.Parameter(torch.randn(40, 24)), nn.Parameter(torch.randn(24, 27))
+
+    for change in (lambda: None, step, step, loaded, replaced):
+        before = layer.weight.detach().clone()
+        change()
+        assert change.__name__ == "<lambda>" or not torch.equal(before, layer.weight)
+        with mode():
+            mapped = guided.of_guidance(torch.ones(3))
+            assert_close(linear(layer, x), layer(x))
+            assert_close(guided.beside(x, mapped), guided(F.pad(x, (0, 3), value=1.0)))
+
+
+def test_it_leaves_what_it_is_not_made_for(layer: nn.Linear) -> None:
+    x = torch.randn(7, 24)
+    assert not fits(layer, x)  # a gradient is wanted
+    assert linear(layer, x).requires_grad
+    with torch.no_grad():
+        assert not fits(layer, x.double())
+        assert not fits(layer, x[:0])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not fits(layer, x)
+            assert linear(layer, x).dtype == torch.bfloat16
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert not fits(layer, x)
+    with torch.inference_mode():
+        assert not fits(nn.Linear(24, 40), x)
+
+
+@torch.no_grad()
+def test_weights_go_with_their_layer() -> None:
+    layers = [nn.Linear(24, 40) for _ in range(9)]
+    for layer in layers:
+        packed_linear(layer, layer.weight, None, torch.randn(2, 24))
+    gc.collect()
+    count = len(packed._PACKED)
+    del layers, layer
+    gc.collect()
+    assert len(packed._PACKED) == count - 9
+
+
+@torch.no_grad()
+def test_the_whole_model_gives_the_same(tiny_model: FGAseg) -> None:
+    side = tiny_model.clip.image_size
+    images = torch.randn(2, 3, side, side)
+    text = F.normalize(torch.randn(5, 1, tiny_model.clip.embed_dim), dim=-1)
+    model = tiny_model.eval()
+    before = set(packed._PACKED)
+    with torch.backends.mkldnn.flags(enabled=False):
+        plain = model(images, text).logits
+        assert set(packed._PACKED) <= before
+    torch.testing.assert_close(model(images, text).logits, plain, rtol=1e-4, atol=1e-5)
+    assert sum(module in packed._PACKED for module in model.modules()) > 20
