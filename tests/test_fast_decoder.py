@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -191,29 +192,29 @@ def test_without_top_n_inference_is_that_of_the_plain_decoder(
 def test_only_classes_that_are_left_enter_the_later_parts(fast_model: FGAseg, images: Tensor) -> None:
     entered: Counter[str] = Counter()
 
-    def count(name: str, argument: int, axis: int) -> Callable[..., None]:
-        return lambda module, args: entered.update({name: args[argument].shape[axis]})
+    def count(name: str, argument: int, axes: int) -> Callable[..., None]:
+        return lambda module, args: entered.update({name: math.prod(args[argument].shape[:axes])})
 
     decoder, propagation = fast_model.decoder, fast_model.propagation
     assert decoder.fuse is not None
-    for name, module, argument, axis in (
-        ("propagation", propagation, 0, 1),
-        ("spatial", propagation.spatial[0], 0, 1),
-        ("across classes", propagation.classes[1], 0, 1),
-        ("text guidance", fast_model.text_guidance, 0, 1),
-        ("fusion 1", decoder.fuse[0], 0, 1),
-        ("stage 1", decoder.stages[0], 1, 1),
-        ("local maps, upsampled", decoder.lcs_up[1][3], 0, 0),
-        ("fusion 2", decoder.fuse[1], 0, 1),
-        ("stage 2", decoder.stages[1], 1, 1),
-        ("output", decoder.head, 0, 0),
+    for name, module, argument, axes in (
+        ("propagation", propagation, 0, 2),
+        ("spatial", propagation.spatial[0], 0, 2),
+        ("across classes", propagation.classes[1], 0, 2),
+        ("text guidance", fast_model.text_guidance, 0, 2),
+        ("fusion 1", decoder.fuse[0], 0, 2),
+        ("stage 1", decoder.stages[0], 1, 2),
+        ("local maps, upsampled", decoder.lcs_up[1][3], 0, 1),
+        ("fusion 2", decoder.fuse[1], 0, 2),
+        ("stage 2", decoder.stages[1], 1, 2),
+        ("output", decoder.head, 0, 1),
     ):
-        module.register_forward_pre_hook(count(name, argument, axis))
+        module.register_forward_pre_hook(count(name, argument, axes))
     first, second, third = fast_model(images, unit_text(CLASSES, 128), shared=True, top_n=1).kept
     assert CLASSES > first > second > third
     views = len(images)
     assert entered == {
-        **dict.fromkeys(("propagation", "spatial", "across classes", "text guidance"), first),
+        **dict.fromkeys(("propagation", "spatial", "across classes", "text guidance"), first * views),
         **dict.fromkeys(("fusion 1", "stage 1"), second * views),
         **dict.fromkeys(("local maps, upsampled", "fusion 2", "stage 2", "output"), third * views),
     }
