@@ -7,11 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgaseg.model import packed
+from fgaseg.model import fgaseg, packed
 from fgaseg.model.aggregation import GuidedLinear
 from fgaseg.model.fgaseg import FGAseg
 from fgaseg.model.lean import GELU, linear
 from fgaseg.model.packed import fits, packed_linear
+from fgaseg.model.prompts import tokenise
+from fgaseg.schema import Params
+from fgaseg.training.optimisation import Step, initial_state
+from fgaseg.training.ranks import ALONE
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
@@ -113,3 +117,39 @@ def test_the_whole_model_gives_the_same(tiny_model: FGAseg) -> None:
         assert set(packed._PACKED) <= before
     torch.testing.assert_close(model(images, text).logits, plain, rtol=1e-4, atol=1e-5)
     assert sum(module in packed._PACKED for module in model.modules()) > 20
+
+
+def step_of(model: FGAseg, params: Params, images: Tensor) -> Step:
+    """One that trains every weight of the model, with the project's optimiser."""
+    model.requires_grad_(True)
+    state = initial_state(model, params.training.model_copy(update={"lr": 0.1}))
+    tokens = tokenise(["a", "b"], params.vlm.prompts, params.vlm.architecture)
+    labels = torch.randint(0, 2, (len(images), 96, 96), generator=torch.Generator().manual_seed(1))
+    step = Step(state, params, tokens, ALONE)
+    step([(images, labels, ["one"])])
+    return step
+
+
+@pytest.mark.parametrize("told_by", ["train()", "the step"])
+def test_no_validation_sees_the_weights_of_an_earlier_one(
+    told_by: str, tiny_model: FGAseg, sample_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fused optimiser raises no version: `train()` forgets what was laid out, and the step raises the versions."""
+    if told_by == "train()":
+        monkeypatch.setattr(torch.autograd.graph, "increment_version", lambda tensors: None)
+    else:
+        monkeypatch.setattr(fgaseg, "forget", lambda model: None)
+    images = torch.randn(2, 3, 96, 96)
+    text = F.normalize(torch.randn(5, 1, tiny_model.clip.embed_dim), dim=-1)
+
+    def logits() -> Tensor:
+        with torch.no_grad():
+            return tiny_model.eval()(images, text).logits
+
+    for _ in range(2):
+        before = logits()
+        step_of(tiny_model.train(), sample_params, images)
+        actual = logits()
+        with torch.backends.mkldnn.flags(enabled=False):
+            torch.testing.assert_close(actual, logits(), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(actual, before, rtol=1e-2)

@@ -117,8 +117,8 @@ def test_small_images_go_together_and_as_many_maps_as_announced(
         return x + per_image[images]
 
     with torch.set_grad_enabled(gradient):
-        actual = Chunks(4).by_class(function, maps)
-        most = Chunks(4).most(maps)
+        actual = Chunks(40).by_class(function, maps)
+        most = Chunks(40).most(maps)
     assert torch.equal(actual, maps + per_image)
     assert most == max(images * classes for images, classes in seen)
     assert sum(images * classes for images, classes in seen) == shape[0] * shape[1]

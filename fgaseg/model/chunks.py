@@ -26,9 +26,9 @@ _CACHED_VALUES = 2**18
 class Chunks:
     """How many classes a stage takes at a time, and whether training recomputes what a stage holds.
 
-    They are classes of each image of the batch in training, of one image in inference, there on all threads together (at
-    least one each). Neither setting changes a result beyond the order of float sums. With `recompute` the backward pass
-    runs each chunk once more instead of keeping its intermediate values (activation checkpointing).
+    They are classes of each image of the batch in training. In inference they are classes of all images that go together,
+    on all threads (at least one each). Neither setting changes a result beyond the order of float sums. With `recompute`
+    the backward pass runs each chunk once more instead of keeping its intermediate values (activation checkpointing).
     """
 
     classes: int = 4
@@ -109,8 +109,8 @@ class _Spread(NamedTuple):
 def _spread(maps: Tensor, dim: int, size: int) -> _Spread:
     """Parts of at most `size` along an image's dimension `dim`.
 
-    On the CPU a part is no larger than stays in the processor's cache, whatever `size` allows, and small images go
-    together. Where there is enough to do, each thread has parts of its own, as many as the others.
+    On the CPU several images go together where `size` allows that, and a part's maps stay in the processor's cache. Where
+    there is enough to do, each thread has parts of its own, as many as the others if these are divisible.
     """
     batch, length = maps.shape[0], maps.shape[dim]
     if maps.device.type != "cpu":
@@ -120,9 +120,10 @@ def _spread(maps: Tensor, dim: int, size: int) -> _Spread:
     if maps.numel() < _ENOUGH_VALUES or batch * length < threads:
         threads = 1
     each = threads // math.gcd(batch, threads)
-    parts = math.ceil(length / min(max(1, size // threads), cached))
+    most = min(max(1, size // threads), cached)
+    parts = math.ceil(length / most)
     parts = min(math.ceil(parts / each) * each, length)
     if parts > 1:
         return _Spread(1, parts, threads)
-    groups = math.ceil(batch / (cached // length) / threads) * threads
+    groups = math.ceil(batch / (most // length) / threads) * threads
     return _Spread(math.ceil(batch / groups), 1, threads)

@@ -1,6 +1,7 @@
 """FGAseg: pixel-level alignment, category supplementation, propagation, decoder."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from fgaseg.model.clip import DenseCLIP
 from fgaseg.model.decoder import Decoder
 from fgaseg.model.fast import Selection, auxiliary_heads, spread, take
 from fgaseg.model.p2tformer import P2Tformer
+from fgaseg.model.packed import forget
 from fgaseg.model.supplementation import Fuse, LocalSimilarity, MapEmbedding, global_similarity
 from fgaseg.model.t2p import T2PProjector
 from fgaseg.model.tuning import Strategy, apply_tuning
@@ -101,6 +103,12 @@ class FGAseg(nn.Module):
         # The last two draw random numbers after all others: variants of one seed start from the same weights.
         self.heads = auxiliary_heads((dim, dim, d.channels[0])) if d.fast else None
         apply_tuning(clip, finetune)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; what inference has made of the weights goes before they change."""
+        if mode:
+            forget(self)
+        return super().train(mode)
 
     def align(self, image: Tensor, text: Tensor) -> Tensor:
         """Pixel-level alignment: `F_v` (B, C, h, w), `F_t` (K, P, C) -> `T^` (B, K, P, C)."""

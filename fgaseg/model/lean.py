@@ -62,7 +62,7 @@ class FeedForward(nn.Module):
         self.fc1, self.fc2, self.activation = nn.Linear(dim, hidden), nn.Linear(hidden, dim), activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D); training keeps the input of a GELU alone, whose output is four times as wide as the map."""
+        """(..., D) -> (..., D); training keeps what enters a GELU, not what leaves it."""
         if torch.is_grad_enabled() and isinstance(self.activation, GELU):
             hidden = linear(self.fc1, x)
             return checkpoint(self._rest, hidden, use_reentrant=False, preserve_rng_state=False)

@@ -1,7 +1,8 @@
 """Linear maps of a CPU in inference, through oneDNN with weights laid out for it beforehand.
 
-PyTorch's own choice, which lays them out in every call, is an eighth slower. The operators are those that `torch.compile`
-emits for frozen weights. They are no public interface: where they are missing, callers do without.
+PyTorch's own choice, which lays them out in every call, is an eighth slower. The price is a second copy of the weights for
+as long as the model is not trained. The operators are some that `torch.compile` emits. They are no public interface:
+where they are missing, callers do without.
 """
 
 from typing import Literal, NamedTuple
@@ -40,13 +41,13 @@ def fits(layer: nn.Linear, x: Tensor) -> bool:
     """Whether `packed_linear` may take these tokens."""
     return (
         _AVAILABLE
+        and not torch.compiler.is_compiling()
         and not torch.is_grad_enabled()
         and x.device.type == "cpu"
         and x.dtype == layer.weight.dtype == torch.float32
         and x.numel() > 0
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and not layer.weight.is_inference()  # has no version that could tell a change
     )
 
@@ -54,13 +55,20 @@ def fits(layer: nn.Linear, x: Tensor) -> bool:
 def packed_linear(layer: nn.Linear, weight: Tensor, bias: Tensor | None, x: Tensor, activation: Activation = "none") -> Tensor:
     """`activation(F.linear(x, weight, bias))`; `weight` is the layer's, or always the same part of it.
 
-    The weight is laid out anew when the layer's has changed.
+    The weight is laid out anew when the layer's has changed. Changes that raise no version, such as those of fused
+    optimisers, are not seen before `forget`.
     """
     packed = _PACKED.get(layer)
     if packed is None or not packed.of(layer):
-        laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
-        packed = _Packed(ref(layer.weight), layer.weight.data_ptr(), layer.weight._version, laid_out)
+        owner, place, version = ref(layer.weight), layer.weight.data_ptr(), layer.weight._version
+        packed = _Packed(owner, place, version, torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous()))
         _PACKED[layer] = packed
     algorithm = "none" if activation == "gelu" else ""  # GELU's exact form
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed.weight, bias, activation, [], algorithm)
     return result
+
+
+def forget(model: nn.Module) -> None:
+    """Drop what was laid out of the layers of a model whose weights are about to change."""
+    for module in model.modules():
+        _PACKED.pop(module, None)

@@ -118,6 +118,7 @@ class Step:
         if not (state.scaler.is_enabled() or norm.isfinite()):  # float16's overflows are the scaler's business
             raise DivergedElsewhereError(f"iteration {state.step + 1}: a gradient is not finite; lower training.lr")
         state.scaler.step(state.optimiser)
+        torch.autograd.graph.increment_version(self.trainable)  # what fused AdamW leaves out, and caches go by
         state.scaler.update()
         state.schedule.step()
         state.step += 1
