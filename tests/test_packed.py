@@ -53,12 +53,12 @@ def test_tokens_need_not_lie_in_order(layer: nn.Linear) -> None:
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"])
 def test_a_changed_weight_is_laid_out_anew(layer: nn.Linear, mode: type[torch.no_grad]) -> None:
     x, guided = torch.randn(7, 24), GuidedLinear(24, 3)
-    optimizer = torch.optim.SGD([*layer.parameters(), *guided.parameters()], lr=0.5)
+    optimiser = torch.optim.SGD([*layer.parameters(), *guided.parameters()], lr=0.5)
 
     def step() -> None:
-        optimizer.zero_grad()
+        optimiser.zero_grad()
         (layer(x).square().mean() + guided(F.pad(x, (0, 3))).square().mean()).backward()
-        optimizer.step()
+        optimiser.step()
 
     def loaded() -> None:
         layer.load_state_dict(nn.Linear(24, 40).state_dict())
@@ -119,15 +119,13 @@ def test_the_whole_model_gives_the_same(tiny_model: FGAseg) -> None:
     assert sum(module in packed._PACKED for module in model.modules()) > 20
 
 
-def step_of(model: FGAseg, params: Params, images: Tensor) -> Step:
-    """One that trains every weight of the model, with the project's optimiser."""
+def take_step(model: FGAseg, params: Params, images: Tensor) -> None:
+    """One step that trains every weight of the model, with the project's optimiser."""
     model.requires_grad_(True)
     state = initial_state(model, params.training.model_copy(update={"lr": 0.1}))
     tokens = tokenise(["a", "b"], params.vlm.prompts, params.vlm.architecture)
     labels = torch.randint(0, 2, (len(images), 96, 96), generator=torch.Generator().manual_seed(1))
-    step = Step(state, params, tokens, ALONE)
-    step([(images, labels, ["one"])])
-    return step
+    Step(state, params, tokens, ALONE)([(images, labels, ["one"])])
 
 
 @pytest.mark.parametrize("told_by", ["train()", "the step"])
@@ -148,7 +146,7 @@ def test_no_validation_sees_the_weights_of_an_earlier_one(
 
     for _ in range(2):
         before = logits()
-        step_of(tiny_model.train(), sample_params, images)
+        take_step(tiny_model.train(), sample_params, images)
         actual = logits()
         with torch.backends.mkldnn.flags(enabled=False):
             torch.testing.assert_close(actual, logits(), rtol=1e-4, atol=1e-4)
