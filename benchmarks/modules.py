@@ -42,7 +42,9 @@ def _packed_flops(x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> in
     return int(2 * math.prod(x) * out_shape[-1])
 
 
-UNKNOWN_TO_THE_COUNTER = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+UNKNOWN_TO_THE_COUNTER: dict[Any, Callable[..., int]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops
+}
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
     UNKNOWN_TO_THE_COUNTER[torch.ops.mkldnn._linear_pointwise] = _packed_flops
 
