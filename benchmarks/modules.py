@@ -19,16 +19,15 @@ from fgaseg.model.threads import one_thread
 
 PARTS: dict[str, Callable[[Any], list[nn.Module]]] = {
     "P2Tformer": lambda m: [m.p2tformer] if m.p2tformer else [],
-    "LCS": lambda m: [m.local] if m.local else [],
-    "embedding and fusion of the maps": lambda m: [m.embed_global, m.embed_local, m.fuse],
+    "of the supplementation, LCS": lambda m: [m.local] if m.local else [],
     "spatial aggregation": lambda m: list(m.propagation.spatial),
     "of that, window attention": lambda m: [block.attention for pair in m.propagation.spatial for block in pair.blocks],
     "of that, MLP": lambda m: [block.mlp for pair in m.propagation.spatial for block in pair.blocks],
     "class aggregation": lambda m: list(m.propagation.classes),
     "decoder": lambda m: [m.decoder],
+    "of that, guidance": lambda m: list(m.decoder.guidance),
     "of that, stage 1": lambda m: [m.decoder.stages[0]],
     "of that, stage 2": lambda m: [m.decoder.stages[1]],
-    "of that, head": lambda m: [m.decoder.head],
 }
 
 
@@ -49,15 +48,22 @@ if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
     UNKNOWN_TO_THE_COUNTER[torch.ops.mkldnn._linear_pointwise] = _packed_flops
 
 
-class _Encoder(nn.Module):
-    """The image encoder as a module, so that it can be watched like the others."""
+class _Method(nn.Module):
+    """A method as a module, so that it can be watched like the others."""
 
-    def __init__(self, encode: Callable[..., Any]) -> None:
+    def __init__(self, method: Callable[..., Any]) -> None:
         super().__init__()
-        self.encode = encode
+        self.method = method
 
-    def forward(self, images: torch.Tensor) -> Any:
-        return self.encode(images)
+    def forward(self, *arguments: Any) -> Any:
+        return self.method(*arguments)
+
+
+def _as_module(owner: nn.Module, name: str) -> nn.Module:
+    """Put a module in the place of one of the owner's methods."""
+    module = _Method(getattr(owner, name))
+    object.__setattr__(owner, name, module)  # a plain attribute: as a submodule, the method would hide it
+    return module
 
 
 @contextmanager
@@ -81,9 +87,11 @@ def measure(classes: int, repeats: int) -> dict[str, tuple[float, float]]:
     """
     model, image = paper_model().eval(), crop()
     text = model.clip.encode_text(tokens(classes))
-    encoder = _Encoder(model.clip.encode_image)
-    object.__setattr__(model.clip, "encode_image", encoder)  # a plain attribute: as a submodule, the method would hide it
-    parts: dict[str, list[nn.Module]] = {"whole": [model], "image encoder": [encoder]}
+    parts: dict[str, list[nn.Module]] = {
+        "whole": [model],
+        "image encoder": [_as_module(model.clip, "encode_image")],
+        "supplementation": [_as_module(model, "supplement")],
+    }
     parts |= {name: find(model) for name, find in PARTS.items()}
 
     seconds: dict[str, list[float]] = defaultdict(list)

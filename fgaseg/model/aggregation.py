@@ -8,12 +8,12 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 
 from fgaseg.model.chunks import Chunks
 from fgaseg.model.lean import GELU, FeedForward, linear, positive
 from fgaseg.model.packed import fits, packed_linear
+from fgaseg.model.windows import Windows
 
 
 class GuidedLinear(nn.Linear):
@@ -33,6 +33,18 @@ class GuidedLinear(nn.Linear):
         return product.add_(mapped)
 
 
+class WindowGuidance(NamedTuple):
+    """What a Swin block needs of images, the same for all of their classes: mapped guidance (B, 1, h w, D), and windows."""
+
+    queries: Tensor
+    keys: Tensor
+    windows: Windows
+
+    def of(self, images: slice) -> "WindowGuidance":
+        """Some images' share."""
+        return WindowGuidance(self.queries[images], self.keys[images], self.windows)
+
+
 class GuidedWindowAttention(nn.Module):
     """Attention inside windows; queries and keys see the map beside the vision guidance, values the map alone."""
 
@@ -43,46 +55,11 @@ class GuidedWindowAttention(nn.Module):
         self.v = nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, guidance: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        """x (b, n, W, T, D), W windows of T tokens; mapped guidance of queries and keys (b, 1, W, T, D).
-
-        `mask` (N, 1, T, T), N at least b n W, is added to the scores.
-        """
-
-        def split(t: Tensor) -> Tensor:
-            return t.flatten(0, 2).unflatten(2, (self.heads, -1)).transpose(1, 2)
-
-        q, k, v = split(self.q.beside(x, guidance[0])), split(self.k.beside(x, guidance[1])), split(linear(self.v, x))
-        out = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[: len(q)])
-        out = linear(self.proj, out.transpose(1, 2).flatten(2))
-        return out.view(x.shape)
-
-
-def shifted_window_mask(height: int, width: int, window: int, shift: int) -> Tensor:
-    """Which tokens of a cyclically shifted window see each other: (windows, T, T) bool.
-
-    A window that holds parts from opposite borders of the map keeps them apart.
-    """
-
-    def parts(length: int) -> Tensor:
-        position = torch.arange(length)
-        return (position >= length - window).int() + (position >= length - shift).int()
-
-    region = parts(height)[:, None] * 3 + parts(width)[None, :]
-    windows = window_partition(region[None, :, :, None].float(), (window, window)).flatten(1)
-    return windows[:, :, None] == windows[:, None, :]
-
-
-class WindowGuidance(NamedTuple):
-    """What a Swin block needs of images, the same for all of their classes: `GuidedWindowAttention`'s last arguments."""
-
-    mapped: tuple[Tensor, Tensor]
-    mask: Tensor | None
-
-    def of(self, images: slice) -> "WindowGuidance":
-        """Some images' share."""
-        queries, keys = self.mapped
-        return WindowGuidance((queries[images], keys[images]), self.mask)
+    def forward(self, x: Tensor, guidance: WindowGuidance) -> Tensor:
+        """x (b, n, h w, D), window by window -> the same."""
+        mapped = self.q.beside(x, guidance.queries), self.k.beside(x, guidance.keys), linear(self.v, x)
+        q, k, v = (t.flatten(0, 1).unflatten(2, (self.heads, -1)) for t in mapped)
+        return linear(self.proj, guidance.windows.attend(q, k, v)).view(x.shape)
 
 
 class GuidedSwinBlock(nn.Module):
@@ -96,34 +73,17 @@ class GuidedSwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = FeedForward(dim, dim * mlp_ratio, GELU())
 
-    def _windows(self, x: Tensor) -> Tensor:
-        """(n, h, w, D) -> (n, W, T, D)."""
-        if self.shift:
-            x = torch.roll(x, (-self.shift, -self.shift), (1, 2))
-        return window_partition(x, (self.window, self.window)).flatten(1, 2).unflatten(0, (len(x), -1))
-
-    def _map(self, windows: Tensor, height: int, width: int) -> Tensor:
-        """What undoes `_windows`."""
-        size = (self.window, self.window)
-        x = window_reverse(windows.flatten(0, 1).unflatten(1, size), size, height, width)
-        return torch.roll(x, (self.shift, self.shift), (1, 2)) if self.shift else x
-
-    def guide(self, guidance: Tensor, maps: int) -> WindowGuidance:
-        """Vision guidance (B, h, w, G), normalised, for up to so many maps at a time."""
-        mask = None
-        if self.shift:
-            height, width = guidance.shape[1:3]
-            visible = shifted_window_mask(height, width, self.window, self.shift)
-            mask = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf).to(guidance)
-            mask = mask[:, None].repeat(maps, 1, 1, 1)
-        g = self._windows(guidance)[:, None]
-        return WindowGuidance((self.attention.q.of_guidance(g), self.attention.k.of_guidance(g)), mask)
+    def guide(self, guidance: Tensor) -> WindowGuidance:
+        """Vision guidance (B, h, w, G), normalised."""
+        windows = Windows.of(*guidance.shape[1:3], self.window, self.shift, guidance.device)
+        g = guidance.flatten(1, 2)[:, None, windows.order]
+        return WindowGuidance(self.attention.q.of_guidance(g), self.attention.k.of_guidance(g), windows)
 
     def forward(self, x: Tensor, guidance: WindowGuidance) -> Tensor:
         """x (b, n, h, w, D) -> (b, n, h, w, D)."""
-        flat = x.flatten(0, 1)
-        windows = self._windows(self.norm1(flat)).unflatten(0, x.shape[:2])
-        flat = self._map(self.attention(windows, *guidance).flatten(0, 1), *x.shape[2:4]).add_(flat)
+        flat = x.flatten(2, 3)
+        ordered = self.norm1(flat).index_select(2, guidance.windows.order)
+        flat = self.attention(ordered, guidance).index_select(2, guidance.windows.back).add_(flat)
         return self.mlp(self.norm2(flat)).add_(flat).view(x.shape)
 
 
@@ -137,18 +97,18 @@ class SpatialAggregation(nn.Module):
             GuidedSwinBlock(dim, guidance_dim, heads, window, shift, mlp_ratio) for shift in (0, window // 2)
         )
 
-    def forward(self, maps: Tensor, guidance: Tensor, chunks: Chunks, overwrite: bool = False) -> Tensor:
-        """maps (B, K, h, w, D), which inference may `overwrite`, vision guidance (B, G, h, w) -> (B, K, h, w, D)."""
+    def forward(self, maps: Tensor, guidance: Tensor, chunks: Chunks) -> Tensor:
+        """maps (B, K, h, w, D), which inference overwrites, vision guidance (B, G, h, w) -> (B, K, h, w, D)."""
         normed = self.guidance_norm(guidance.permute(0, 2, 3, 1))
         blocks = cast("list[GuidedSwinBlock]", list(self.blocks))
-        guides = [block.guide(normed, chunks.most(maps)) for block in blocks]
+        guides = [block.guide(normed) for block in blocks]
 
         def both(images: slice, x: Tensor) -> Tensor:
             for block, guide in zip(blocks, guides, strict=True):
                 x = block(x, guide.of(images))
             return x
 
-        return chunks.by_class(both, maps, overwrite=overwrite)
+        return chunks.by_class(both, maps, overwrite=True)
 
 
 class ClassAggregation(nn.Module):
@@ -187,9 +147,8 @@ class ClassAggregation(nn.Module):
 
         q, k = (positive(each.beside(x, g)) for each, g in zip((self.q, self.k), guidance, strict=True))
         q, k, v = split(q), split(k), split(linear(self.v, x))
-        memory, total = (t.repeat(images * positions, *[1] * (t.dim() - 1)) for t in padding)
-        memory = memory + k.transpose(1, 2) @ v
-        total = total + k.sum(1)
+        memory = (padding[0] + (k.transpose(1, 2) @ v).unflatten(0, (-1, self.heads))).flatten(0, 1)
+        total = (padding[1] + k.sum(1).unflatten(0, (-1, self.heads))).flatten(0, 1)
         out = (q @ memory) / (q @ total[:, :, None] + 1e-6)
         return out.unflatten(0, (images, -1)).transpose(1, 2).reshape(x.shape)
 
@@ -198,8 +157,8 @@ class ClassAggregation(nn.Module):
         attended = self._attend(self.norm1(x), guidance, padding)
         return self.mlp(self.norm2(x + attended)).add_(attended)
 
-    def forward(self, maps: Tensor, guidance: Tensor, chunks: Chunks, overwrite: bool = False) -> Tensor:
-        """maps (B, K, h, w, D), which inference may `overwrite`, text guidance (B, K, G) -> (B, K, h, w, D).
+    def forward(self, maps: Tensor, guidance: Tensor, chunks: Chunks) -> Tensor:
+        """maps (B, K, h, w, D), which inference overwrites, text guidance (B, K, G) -> (B, K, h, w, D).
 
         Training pools the maps before and interpolates the change back; evaluation works at full size. The released
         code interpolates the block's whole output and so adds its input twice: only the change is added here.
@@ -215,7 +174,7 @@ class ClassAggregation(nn.Module):
             small = self._pool(maps)
             changes = chunks.by_position(change, small.flatten(2, 3)).view(small.shape)
             return maps + self._resize(changes, maps)
-        changed = chunks.by_position(lambda images, x: change(images, x).add_(x), maps.flatten(2, 3), overwrite)
+        changed = chunks.by_position(lambda images, x: change(images, x).add_(x), maps.flatten(2, 3), overwrite=True)
         return changed.view(maps.shape)
 
     def _pool(self, x: Tensor) -> Tensor:
@@ -244,9 +203,7 @@ class Propagation(nn.Module):
         )
 
     def forward(self, maps: Tensor, vision_guidance: Tensor, text_guidance: Tensor, chunks: Chunks) -> Tensor:
-        """maps (B, K, h, w, D), guidance (B, G, h, w) and (B, K, G) -> (B, K, h, w, D)."""
-        given = maps
+        """maps (B, K, h, w, D), which inference overwrites, guidance (B, G, h, w) and (B, K, G) -> (B, K, h, w, D)."""
         for spatial, across in zip(self.spatial, self.classes, strict=True):
-            maps = spatial(maps, vision_guidance, chunks, overwrite=maps is not given)
-            maps = across(maps, text_guidance, chunks, overwrite=True)
+            maps = across(spatial(maps, vision_guidance, chunks), text_guidance, chunks)
         return maps

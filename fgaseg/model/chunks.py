@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from threading import Lock
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fgaseg.model.threads import one_thread, side_by_side
+from fgaseg.model.threads import available, one_thread, side_by_side
 
 OfChunk = Callable[..., Tensor]
 """Takes which images of the batch, a slice, and for each map a part of theirs: (b, n, ...) each -> (b, n, ...)."""
@@ -41,12 +42,11 @@ class Chunks:
             return result
         return function(*arguments)
 
-    def most(self, maps: Tensor) -> int:
-        """How many maps `by_class` hands on at a time, at most, of maps (B, K, ...)."""
-        if torch.is_grad_enabled():
-            return len(maps) * min(self.classes, maps.shape[1])
-        spread = _spread(maps, 1, self.classes)
-        return spread.images * math.ceil(maps.shape[1] / spread.parts)
+    def stages(self, maps: Tensor) -> AbstractContextManager[object]:
+        """To surround stages that follow each other: in inference on a CPU, no other operation shares the threads."""
+        if torch.is_grad_enabled() or maps.device.type != "cpu":
+            return nullcontext()
+        return one_thread()
 
     def by_class(self, function: OfChunk, *maps: Tensor, overwrite: bool = False) -> Tensor:
         """Apply `function` to chunks of the classes: maps (B, K, ...) -> (B, K, ...).
@@ -116,7 +116,7 @@ def _spread(maps: Tensor, dim: int, size: int) -> _Spread:
     if maps.device.type != "cpu":
         return _Spread(1, math.ceil(length / size), 1)
     cached = max(1, _CACHED_VALUES * batch * length // max(1, maps.numel()))
-    threads = torch.get_num_threads()
+    threads = available()
     if maps.numel() < _ENOUGH_VALUES or batch * length < threads:
         threads = 1
     each = threads // math.gcd(batch, threads)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgaseg.errors import UserError
-from fgaseg.model.lean import lean, linear
+from fgaseg.model.lean import lean, linear, residual
 
 DenseResidual = Literal["class_token", "own"]
 
@@ -60,11 +60,11 @@ class SplitAttention(nn.Module):
 
 def _feed_forward(block: Any, x: Tensor) -> Tensor:
     hidden = linear(block.mlp.c_fc, block.ln_2(x), block.mlp.gelu)
-    return x + block.ls_2(linear(block.mlp.c_proj, hidden))
+    return residual(x, block.ls_2(linear(block.mlp.c_proj, hidden)))
 
 
 def _block(block: Any, x: Tensor, causal: bool = False) -> Tensor:
-    return _feed_forward(block, x + block.ls_1(block.attn(block.ln_1(x), causal)))
+    return _feed_forward(block, residual(x, block.ls_1(block.attn(block.ln_1(x), causal))))
 
 
 def register_architectures() -> None:
@@ -204,8 +204,8 @@ class DenseCLIP(nn.Module):
             if i in self.guidance_layers:
                 guidance.append(self._to_map(x[:, 1:]))
         patches = x[:, 1:]
-        residual = x[:, :1] if self.dense_residual == "class_token" else patches
-        y = residual + last.ls_1(last.attn.value_path(last.ln_1(patches)))
+        kept = x[:, :1] if self.dense_residual == "class_token" else patches
+        y = kept + last.ls_1(last.attn.value_path(last.ln_1(patches)))
         y = _feed_forward(last, y)
         return self._to_map(visual.ln_post(y) @ visual.proj), tuple(guidance)
 

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgaseg.model.chunks import Chunks
+from fgaseg.model.embedding import MapConvolution
 from fgaseg.model.fast import Selection, one_channel, take
+from fgaseg.model.raising import Raised, raise_maps, raise_resolution
 from fgaseg.model.supplementation import Fuse, Fusion
 
 
@@ -36,35 +37,6 @@ class GuidanceUpsampling(nn.Module):
         return torch.relu(self.conv(self.up(feature)))
 
 
-class Raised(NamedTuple):
-    """`ConvTranspose2d` x2, concatenation of guidance and a 3 x 3 convolution, as one step.
-
-    The two convolutions have nothing between them, so they are one transposed convolution: `kernel` (D, D', 4, 4). What the
-    guidance and the first one's bias add is the same for all classes of an image: `constant` (B, D', 2H, 2W).
-    """
-
-    kernel: Tensor
-    constant: Tensor
-
-    def __call__(self, images: slice, x: Tensor) -> Tensor:
-        """Maps (b, n, H, W, D) of these images -> (b n, D', 2H, 2W)."""
-        raised = F.conv_transpose2d(x.flatten(0, 1).permute(0, 3, 1, 2), self.kernel, stride=2, padding=1)
-        constant = self.constant[images]
-        if len(constant) == 1:
-            return raised.add_(constant)
-        return (raised.unflatten(0, x.shape[:2]) + constant[:, None]).flatten(0, 1)
-
-
-def raise_resolution(up: nn.ConvTranspose2d, conv: nn.Conv2d, guidance: Tensor) -> Raised:
-    """Prepare `conv(cat([up(x), guidance]))` for guidance (B, G, 2H, 2W); G may be 0."""
-    assert up.bias is not None
-    inner = up.out_channels
-    kernel = F.conv2d(up.weight, conv.weight[:, :inner], padding=2).contiguous(memory_format=torch.channels_last)
-    bias = up.bias[None, :, None, None].expand(len(guidance), -1, *guidance.shape[2:]).to(guidance.dtype)
-    constant = F.conv2d(torch.cat([bias, guidance], 1), conv.weight, padding=1)
-    return Raised(kernel, constant.contiguous(memory_format=torch.channels_last))
-
-
 class DecoderStage(nn.Module):
     """Transposed convolution x2, concatenation of guidance, two convolutions."""
 
@@ -83,21 +55,31 @@ class DecoderStage(nn.Module):
 
 
 class _LocalFusion:
-    """Fuses the embedded local maps in again, in one forward pass; `feature` (..., h, w) is as large as they are."""
+    """Fuses the local maps, embedded, in again, in one forward pass; `grid` (h, w) is theirs."""
 
-    def __init__(self, fuse: nn.ModuleList, up: nn.Sequential, feature: Tensor) -> None:
-        self.coarse, self.second = fuse
+    def __init__(self, fuse: nn.ModuleList, up: nn.Sequential, embedding: MapConvolution, grid: torch.Size) -> None:
+        self.first, self.second = cast("list[Fuse]", list(fuse))
         transposed, convs = cast(nn.ConvTranspose2d, up[0]), cast(nn.Sequential, up[1])
-        height, width = feature.shape[-2:]
-        no_guidance = feature.new_zeros(1, 0, 2 * height, 2 * width)
-        self.raised = raise_resolution(transposed, cast(nn.Conv2d, convs[0]), no_guidance)
+        self.beside = self.first.second(embedding)
+        self.raised = raise_maps(embedding, transposed, cast(nn.Conv2d, convs[0]), grid)
         self.convs = convs[1:]
 
+    def coarse(self, x: Tensor, local: Tensor) -> Tensor:
+        """x (b, n, h, w, D), local maps (b, n, h, w) -> (b, n, h, w, D)."""
+        return self.beside(local).add_(self.first.first(x))
+
     def fine(self, x: Tensor, local: Tensor) -> Tensor:
-        """x (b, n, 2h, 2w, D'), local maps (b, n, h, w, D) -> (b, n, 2h, 2w, D')."""
-        raised = self.convs(self.raised(slice(0, 1), local)).permute(0, 2, 3, 1)
+        """x (b, n, 2h, 2w, D'), local maps (b, n, h, w) -> (b, n, 2h, 2w, D')."""
+        raised = self.convs(self.raised(local)).permute(0, 2, 3, 1)
         fused: Tensor = self.second(x, raised.view(x.shape))
         return fused
+
+
+class _Guides(NamedTuple):
+    """What both stages need beside the maps."""
+
+    raised: list[Raised]
+    fuse: _LocalFusion | None
 
 
 class Decoder(nn.Module):
@@ -127,17 +109,22 @@ class Decoder(nn.Module):
             self.fuse = nn.ModuleList([Fuse(dim, fusion), Fuse(channels[0], fusion)])
             self.lcs_up = nn.Sequential(nn.ConvTranspose2d(dim, lcs_channels, 2, 2), double_conv(lcs_channels, channels[0]))
 
-    def forward(
-        self, maps: Tensor, lcs: Tensor | None, clip_features: Sequence[Tensor], select: Selection, chunks: Chunks
-    ) -> Tensor:
-        """maps and embedded LCS (B, K, h, w, D), CLIP features (B, width, h, w) each -> logits (B, k, 4h, 4w).
+    def guide(self, clip_features: Sequence[Tensor], embedding: MapConvolution | None) -> _Guides:
+        """What is the same for all classes: CLIP features (B, width, h, w) and the embedding of LCS."""
+        stages = cast("list[DecoderStage]", list(self.stages))
+        raised = [stage.guide(up(feature)) for stage, up, feature in zip(stages, self.guidance, clip_features, strict=True)]
+        fuse = None
+        if self.fuse is not None and embedding is not None:
+            fuse = _LocalFusion(self.fuse, self.lcs_up, embedding, clip_features[0].shape[2:])
+        return _Guides(raised, fuse)
+
+    def forward(self, maps: Tensor, lcs: Tensor | None, guides: _Guides, select: Selection, chunks: Chunks) -> Tensor:
+        """maps (B, K, h, w, D), LCS (B, K, h, w) -> logits (B, k, 4h, 4w).
 
         The fast decoder's head before a stage reads the maps before the local ones are fused in again, so that a
         dropped class is spared that fusion too.
         """
-        stages = cast("list[DecoderStage]", list(self.stages))
-        raised = [stage.guide(up(feature)) for stage, up, feature in zip(stages, self.guidance, clip_features, strict=True)]
-        fuse = None if self.fuse is None else _LocalFusion(self.fuse, self.lcs_up, clip_features[0])
+        stages, (raised, fuse) = cast("list[DecoderStage]", list(self.stages)), guides
 
         def first(images: slice, x: Tensor, *local: Tensor) -> Tensor:
             x = x if fuse is None else fuse.coarse(x, *local)

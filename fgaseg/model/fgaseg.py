@@ -11,10 +11,11 @@ from fgaseg.model.aggregation import Propagation
 from fgaseg.model.chunks import Chunks
 from fgaseg.model.clip import DenseCLIP
 from fgaseg.model.decoder import Decoder
+from fgaseg.model.embedding import MapEmbedding
 from fgaseg.model.fast import Selection, auxiliary_heads, spread, take
 from fgaseg.model.p2tformer import P2Tformer
 from fgaseg.model.packed import forget
-from fgaseg.model.supplementation import Fuse, LocalSimilarity, MapEmbedding, global_similarity
+from fgaseg.model.supplementation import Fuse, LocalSimilarity, global_similarity
 from fgaseg.model.t2p import T2PProjector
 from fgaseg.model.tuning import Strategy, apply_tuning
 from fgaseg.schema import Model as ModelParams
@@ -116,19 +117,18 @@ class FGAseg(nn.Module):
             return text.expand(image.shape[0], -1, -1, -1)
         return self.p2tformer(text, image)
 
-    def supplement(self, image: Tensor, text: Tensor, gcs: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Fused pseudo-masks (B, K, h, w, D), the embedded LCS of that shape and the plain LCS (B, K, h, w).
+    def supplement(self, image: Tensor, text: Tensor, gcs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Fused pseudo-masks (B, K, h, w, D) and LCS (B, K, h, w).
 
         `text` is (B, K, P, C). Several prompts are averaged, in `gcs` (B, P, K, h, w) and for the local kernels; the
         released code embeds each prompt's map with weights of its own, which is the same with its one prompt.
         """
-        similarity = gcs.mean(1)
+        similarity, embed = gcs.mean(1), self.embed_global.convolution()
         if self.local is None:
-            return self.chunks.by_class(lambda _, each: self.embed_global(each), similarity), None, None
+            return embed(similarity), None
         lcs = self.local(image, text.mean(2))
-        embedded = self.chunks.by_class(lambda _, each: self.embed_local(each), lcs)
-        fused = self.chunks.by_class(lambda _, each, other: self.fuse(self.embed_global(each), other), similarity, embedded)
-        return fused, embedded, lcs
+        fused = self.fuse.embedded(embed, self.embed_local.convolution())
+        return fused(similarity, lcs), lcs
 
     def _keep(self, gcs: Tensor, shared: bool) -> Tensor | None:
         """Indices (B, cap) of the classes with the highest maximum cosine, in ascending order; None if all are kept.
@@ -167,14 +167,16 @@ class FGAseg(nn.Module):
         if keep is not None:
             rows = torch.arange(len(keep), device=keep.device)[:, None]
             aligned, gcs = aligned[rows, keep], gcs.transpose(1, 2)[rows, keep].transpose(1, 2)
-        maps, embedded, _ = self.supplement(image, aligned, gcs)
+        maps, lcs = self.supplement(image, aligned, gcs)
         select = Selection(self.heads, self.training, top_n)
         chosen = select(maps)
-        maps, embedded, aligned = take(maps, chosen), take(embedded, chosen), take(aligned, chosen)
+        maps, lcs, aligned = take(maps, chosen), take(lcs, chosen), take(aligned, chosen)
         vision = torch.relu(self.vision_guidance(image))
         guidance = torch.relu(self.text_guidance(aligned.mean(2)))
-        maps = self.propagation(maps, vision, guidance, self.chunks)
-        logits = self.decoder(maps, embedded, features, select, self.chunks)
+        guides = self.decoder.guide(features, None if lcs is None else self.embed_local.convolution())
+        with self.chunks.stages(maps):
+            maps = self.propagation(maps, vision, guidance, self.chunks)
+            logits = self.decoder(maps, lcs, guides, select, self.chunks)
         auxiliary = tuple(spread(aux, keep, len(text)) for aux in select.logits)
         if select.classes is not None:
             keep = select.classes.expand(len(images), -1) if keep is None else keep[:, select.classes]
@@ -186,7 +188,7 @@ class FGAseg(nn.Module):
         image, _ = self.clip.encode_image(self.clip.fit(images))
         aligned = self.align(image, text)
         gcs = global_similarity(image, aligned)
-        fused, _, lcs = self.supplement(image, aligned, gcs)
+        fused, lcs = self.supplement(image, aligned, gcs)
         return PseudoMasks(gcs.mean(1), lcs, fused.permute(0, 1, 4, 2, 3))
 
 

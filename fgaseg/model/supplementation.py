@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fgaseg.model.embedding import MapConvolution
 from fgaseg.model.t2p import convolve_per_image
 
 Fusion = Literal["cat", "add"]
@@ -41,7 +42,10 @@ class LocalSimilarity(nn.Module):
 
 
 class Fuse(nn.Module):
-    """Fuse two maps (..., D) of one shape: `cat` and a linear map back to D channels, or `add`."""
+    """Fuse two maps (..., D) of one shape: `cat` and a linear map back to D channels, or `add`.
+
+    The linear map of a concatenation is the sum of two linear maps: nothing is concatenated.
+    """
 
     def __init__(self, dim: int, fusion: Fusion) -> None:
         super().__init__()
@@ -49,23 +53,24 @@ class Fuse(nn.Module):
         self.linear = nn.Conv2d(2 * dim, dim, 1) if fusion == "cat" else None
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """The linear map of a concatenation is the sum of two linear maps: nothing is concatenated."""
         if self.linear is None:
             return a + b
         assert self.linear.bias is not None
-        first, second = self.linear.weight[:, :, 0, 0].split(self.dim, 1)
-        return F.linear(a, first).add_(F.linear(b, second)).add_(self.linear.bias)
+        first, second = self._halves(self.linear)
+        return F.linear(a, first, self.linear.bias).add_(F.linear(b, second))
 
+    def first(self, a: Tensor) -> Tensor:
+        """What maps (..., D) in the first place add to the result."""
+        return a if self.linear is None else F.linear(a, self._halves(self.linear)[0])
 
-class MapEmbedding(nn.Module):
-    """Embeds the similarity map of each class into D channels with a convolution of its own kind."""
+    def second(self, b: MapConvolution) -> MapConvolution:
+        """What embedded maps in the second place add to the result, the bias included."""
+        return b if self.linear is None else b.then(self._halves(self.linear)[1], self.linear.bias)
 
-    def __init__(self, dim: int, kernel_size: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, dim, kernel_size, padding=kernel_size // 2)
+    def embedded(self, a: MapConvolution, b: MapConvolution) -> MapConvolution:
+        """Two kinds of maps, embedded and fused."""
+        return (a if self.linear is None else a.then(self._halves(self.linear)[0])).plus(self.second(b))
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """(b, n, h, w) -> (b, n, h, w, D)."""
-        kernel = self.conv.weight.contiguous(memory_format=torch.channels_last)
-        embedded = F.conv2d(maps.flatten(0, 1)[:, None], kernel, self.conv.bias, padding=self.conv.padding)
-        return embedded.permute(0, 2, 3, 1).unflatten(0, maps.shape[:2])
+    def _halves(self, linear: nn.Conv2d) -> tuple[Tensor, Tensor]:
+        first, second = linear.weight[:, :, 0, 0].split(self.dim, 1)
+        return first, second

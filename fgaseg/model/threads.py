@@ -4,9 +4,12 @@ Threads that share an operation wait for each other at its end, and what one has
 another's. Where other processes keep the cores busy, they wait longer than one alone would take.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -15,15 +18,38 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+_SET_ASIDE: ContextVar[int | None] = ContextVar("threads that `one_thread` has taken from operations", default=None)
+
+
+def available() -> int:
+    """How many threads there are for work side by side."""
+    return _SET_ASIDE.get() or torch.get_num_threads()
+
+
 @contextmanager
 def one_thread() -> Iterator[int]:
-    """One thread in each of torch's operations; gives how many there were."""
-    threads = torch.get_num_threads()
+    """One thread in each of torch's operations; gives how many are there for work side by side.
+
+    A thread that has shared an operation stays busy for some milliseconds, waiting for the next one. Where work side by
+    side alternates with small operations, these belong within `one_thread` too.
+    """
+    before, threads = torch.get_num_threads(), available()
     torch.set_num_threads(1)
+    mark = _SET_ASIDE.set(threads)
     try:
         yield threads
     finally:
-        torch.set_num_threads(threads)
+        _SET_ASIDE.reset(mark)
+        torch.set_num_threads(before)
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: what torch's libraries prepare for each thread apart takes longer than many a piece of work."""
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
 
 
 def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
@@ -38,8 +64,11 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], threads:
         with torch.inference_mode(inference), torch.no_grad(), torch.autocast("cpu", dtype, cast):
             return work(item)
 
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    futures = [_pool(threads).submit(alike, item) for item in items]
     try:
-        yield from pool.map(alike, items)
+        for future in futures:
+            yield future.result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in futures:
+            future.cancel()
+        wait(futures)

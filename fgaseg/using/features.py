@@ -47,7 +47,7 @@ def aligned_features(
         features, _ = model.clip.encode_image(model.clip.fit(view.to(text.device)))
         aligned = model.align(features, text)
         gcs = global_similarity(features, aligned)
-        fused, _, lcs = model.supplement(features, aligned, gcs)
+        fused, lcs = model.supplement(features, aligned, gcs)
     arrays: dict[str, NDArray[Any]] = {
         "image": _array(features[0]),
         "text": _array(aligned[0]),
