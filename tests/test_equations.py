@@ -13,15 +13,17 @@ from small import HEADS, SMALL, Residual, dense, random, small_clip, small_model
 from torch import Tensor
 from weights import arrays, perturb
 
-from fgaseg.model.aggregation import ClassAggregation, GuidedSwinBlock, Propagation, SpatialAggregation, shifted_window_mask
+from fgaseg.model.aggregation import ClassAggregation, GuidedSwinBlock, Propagation, SpatialAggregation
 from fgaseg.model.chunks import Chunks
 from fgaseg.model.clip import DenseCLIP
 from fgaseg.model.decoder import Decoder, DecoderStage, GuidanceUpsampling
+from fgaseg.model.embedding import MapEmbedding
 from fgaseg.model.fast import Selection
 from fgaseg.model.p2tformer import P2Tformer, sinusoidal_position
-from fgaseg.model.supplementation import Fuse, Fusion, LocalSimilarity, MapEmbedding, Normalisation, global_similarity
+from fgaseg.model.supplementation import Fuse, Fusion, LocalSimilarity, Normalisation, global_similarity
 from fgaseg.model.t2p import T2PProjector
 from fgaseg.model.tuning import apply_tuning
+from fgaseg.model.windows import Windows
 from fgaseg.schema import Params
 from fgaseg.training.losses import Losses
 
@@ -171,7 +173,7 @@ def test_map_embedding() -> None:
     module = MapEmbedding(4, 7)
     perturb(module, seed=5)
     maps = random(2, 3, 4, 5)
-    actual = channels_first(module(maps))
+    actual = channels_first(module.convolution()(maps))
     for i, k in np.ndindex(2, 3):
         expected = oracle_layers.conv2d(oracle_layers.part(arrays(module), "conv"), maps[i, k][None].numpy())
         assert_equal(actual[i, k], expected)
@@ -188,22 +190,39 @@ def test_fusion(fusion: Fusion) -> None:
         assert_equal(actual[i], oracle.fuse(arrays(module), a[i].numpy(), b[i].numpy(), fusion))
 
 
-@pytest.mark.parametrize(("height", "width", "window", "shift"), [(4, 4, 2, 1), (6, 4, 2, 1), (8, 8, 4, 2), (4, 4, 4, 2)])
-def test_shifted_windows_see_neighbours_only(height: int, width: int, window: int, shift: int) -> None:
+@pytest.mark.parametrize("fusion", ["cat", "add"])
+def test_embedding_and_fusion_are_one_convolution(fusion: Fusion) -> None:
+    """Section 3: the maps of both kinds, embedded and fused; and the second kind beside maps of other origin."""
+    module, embed = Fuse(4, fusion), [MapEmbedding(4, 3), MapEmbedding(4, 3)]
+    for seed, each in enumerate((module, *embed)):
+        perturb(each, seed)
+    first, second, other = random(2, 3, 4, 5), random(2, 3, 4, 5, seed=1), random(2, 3, 4, 4, 5, seed=2)
+    both = channels_first(module.embedded(embed[0].convolution(), embed[1].convolution())(first, second))
+    beside = channels_first(module.first(channels_last(other)) + module.second(embed[1].convolution())(second))
+    for i, k in np.ndindex(2, 3):
+        a, b = (
+            oracle_layers.conv2d(oracle_layers.part(arrays(each), "conv"), maps[i, k][None].numpy())
+            for each, maps in zip(embed, (first, second), strict=True)
+        )
+        assert_equal(both[i, k], oracle.fuse(arrays(module), a, b, fusion))
+        assert_equal(beside[i, k], oracle.fuse(arrays(module), other[i, k].numpy(), b, fusion))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "window", "shift"), [(4, 4, 2, 1), (6, 4, 2, 1), (8, 8, 4, 2), (4, 4, 4, 2), (4, 6, 2, 0)]
+)
+def test_tokens_see_neighbours_of_their_window_only(height: int, width: int, window: int, shift: int) -> None:
     """Section 4: which original positions see each other, for every pair of the map."""
-    mask = shifted_window_mask(height, width, window, shift)
-    seen = np.zeros((height, width, height, width), bool)
-    for index, visible in enumerate(mask.numpy()):
-        corner = divmod(index, width // window)
-        inside = [(corner[0] * window + i, corner[1] * window + j) for i in range(window) for j in range(window)]
-        original = [((row + shift) % height, (column + shift) % width) for row, column in inside]
-        for i, a in enumerate(original):
-            for j, b in enumerate(original):
-                seen[a][b] = visible[i, j]
-    for row, column in np.ndindex(height, width):
-        for other in np.ndindex(height, width):
-            expected = oracle.shares_window((row, column), other, height, width, window, shift)
-            assert seen[row, column][other] == expected, ((row, column), other)
+    windows = Windows.of(height, width, window, shift, torch.device("cpu"))
+    assert torch.equal(windows.order[windows.back], torch.arange(height * width))
+    owner = np.empty(height * width, int)
+    for number, places in enumerate(windows.order.split(windows.sizes)):
+        owner[places.numpy()] = number
+    owner = owner.reshape(height, width)
+    for here in np.ndindex(height, width):
+        for there in np.ndindex(height, width):
+            expected = oracle.shares_window(here, there, height, width, window, shift)
+            assert (owner[here] == owner[there]) == expected, (here, there)
 
 
 @pytest.mark.parametrize("shift", [0, 1])
@@ -212,7 +231,7 @@ def test_window_attention(shift: int) -> None:
     module = GuidedSwinBlock(4, 2, HEADS, 2, shift, 4)
     perturb(module, seed=7)
     maps, guidance = random(2, 3, 4, 4, 6), random(2, 2, 4, 6, seed=1)
-    actual = channels_first(module(channels_last(maps), module.guide(guidance.permute(0, 2, 3, 1), 6)))
+    actual = channels_first(module(channels_last(maps), module.guide(guidance.permute(0, 2, 3, 1))))
     for i, j in np.ndindex(2, 3):
         expected = oracle.swin_block(arrays(module), maps[i, j].numpy(), guidance[i].numpy(), HEADS, 2, shift)
         assert_equal(actual[i, j], expected)
@@ -286,15 +305,18 @@ def test_decoder_stage(outputs: int) -> None:
 @pytest.mark.parametrize("fusion", ["cat", "add", None], ids=["cat", "add", "without LCS"])
 def test_decoder(fusion: Fusion | None) -> None:
     """Section 5: both stages, the local maps fused in before each, and the head."""
-    module = Decoder(5, 3, (4, 3), (3, 4), (2, 1), 6, fusion or "cat", fusion is not None)
+    module, embed = Decoder(5, 3, (4, 3), (3, 4), (2, 1), 6, fusion or "cat", fusion is not None), MapEmbedding(5, 3)
     perturb(module, seed=13)
-    maps, local = random(1, 2, 5, 3, 2), random(1, 2, 5, 3, 2, seed=1)
+    perturb(embed, seed=14)
+    maps, lcs = random(1, 2, 5, 3, 2), random(1, 2, 3, 2, seed=1)
     features = [random(1, 3, 3, 2, seed=2), random(1, 3, 3, 2, seed=3)]
-    given = None if fusion is None else channels_last(local)
-    actual = module(channels_last(maps), given, features, Selection(None, False, None), CHUNKS)
+    guides = module.guide(features, None if fusion is None else embed.convolution())
+    given = None if fusion is None else lcs
+    actual = module(channels_last(maps), given, guides, Selection(None, False, None), CHUNKS)
     assert actual.shape == (1, 2, 12, 8)
-    used = None if fusion is None else local[0].numpy()
-    expected = oracle.decoder(arrays(module), maps[0].numpy(), used, [f[0].numpy() for f in features], fusion or "cat")
+    convolution = oracle_layers.part(arrays(embed), "conv")
+    local = None if fusion is None else np.array([oracle_layers.conv2d(convolution, each[None].numpy()) for each in lcs[0]])
+    expected = oracle.decoder(arrays(module), maps[0].numpy(), local, [f[0].numpy() for f in features], fusion or "cat")
     assert_equal(actual[0], expected)
 
 

@@ -217,10 +217,11 @@ def test_no_stage_holds_more_classes_than_are_allowed_at_once(
     images: int, classes: int, expected: list[int], paper: FGAseg
 ) -> None:
     seen: list[int] = []
-    stages = (*paper.propagation.spatial[0].blocks, paper.embed_local, paper.decoder.head)
+    blocks = tuple(paper.propagation.spatial[0].blocks)
+    stages = (*blocks, paper.decoder.stages[0].conv[3], paper.decoder.lcs_up[1][3])
 
     def count(module: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
-        images, classes = (1, len(args[0])) if module is paper.decoder.head else args[0].shape[:2]
+        images, classes = args[0].shape[:2] if module in blocks else (1, len(args[0]))
         seen.append(images * classes)
 
     hooks = [m.register_forward_pre_hook(count) for m in stages]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fgaseg.model.chunks import Chunks
 from fgaseg.model.embedding import MapConvolution
 from fgaseg.model.fast import Selection, one_channel, take
-from fgaseg.model.raising import Raised, raise_maps, raise_resolution
+from fgaseg.model.raising import Raised, raise_beside, raise_image, raise_maps
 from fgaseg.model.supplementation import Fuse, Fusion
 
 
@@ -34,7 +34,7 @@ class GuidanceUpsampling(nn.Module):
         self.conv = nn.Conv2d(hidden, channels, 3, padding=1)
 
     def forward(self, feature: Tensor) -> Tensor:
-        return torch.relu(self.conv(self.up(feature)))
+        return torch.relu(raise_image(self.up, self.conv, feature))
 
 
 class DecoderStage(nn.Module):
@@ -47,7 +47,7 @@ class DecoderStage(nn.Module):
 
     def guide(self, guidance: Tensor) -> Raised:
         """Guidance (B, G, 2H, 2W)."""
-        return raise_resolution(self.up, cast(nn.Conv2d, self.conv[0]), guidance)
+        return raise_beside(guidance, self.up, cast(nn.Conv2d, self.conv[0]))
 
     def forward(self, images: slice, x: Tensor, raised: Raised) -> Tensor:
         """x (b, n, H, W, D) of these images -> (b, n, 2H, 2W, D')."""

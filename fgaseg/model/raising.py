@@ -1,7 +1,7 @@
-"""Maps at twice the resolution: a transposed convolution, guidance beside it and a convolution, as one step.
+"""A transposed convolution and a 3 x 3 convolution as one step.
 
-The two convolutions have nothing between them, so they are one transposed convolution with a larger kernel. What the guidance
-and the first one's bias add is the same for all classes of an image.
+They have nothing between them, so they are one transposed convolution with a larger kernel. What guidance beside the first
+one's result and its bias add is the same for all classes of an image.
 """
 
 from typing import NamedTuple
@@ -13,8 +13,14 @@ from torch import Tensor, nn
 from fgaseg.model.embedding import MapConvolution
 
 
+def raise_image(up: nn.ConvTranspose2d, conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """`conv(up(x))`: (B, D, H, W) -> (B, D', fH, fW), f the kernel's size and stride of `up`."""
+    raised = _transposed(x, _kernel(up, conv))
+    return raised + _of_bias(up, conv, *raised.shape[2:])
+
+
 class Raised(NamedTuple):
-    """The step: `kernel` (D, D', 4, 4) and what does not depend on the class, `constant` (B, D', 2H, 2W)."""
+    """The step for maps of classes: `kernel` (D, D', 4, 4) and what does not depend on the class, `constant` (B, D', 2H, 2W)."""
 
     kernel: Tensor
     constant: Tensor
@@ -28,14 +34,10 @@ class Raised(NamedTuple):
         return (raised.unflatten(0, x.shape[:2]) + constant[:, None]).flatten(0, 1)
 
 
-def raise_resolution(up: nn.ConvTranspose2d, conv: nn.Conv2d, guidance: Tensor) -> Raised:
-    """Prepare `conv(cat([up(x), guidance]))` for guidance (B, G, 2H, 2W); G may be 0."""
-    assert up.bias is not None
-    inner = up.out_channels
-    kernel = F.conv2d(up.weight, conv.weight[:, :inner], padding=2).contiguous(memory_format=torch.channels_last)
-    bias = up.bias[None, :, None, None].expand(len(guidance), -1, *guidance.shape[2:]).to(guidance.dtype)
-    constant = F.conv2d(torch.cat([bias, guidance], 1), conv.weight, padding=1)
-    return Raised(kernel, constant.contiguous(memory_format=torch.channels_last))
+def raise_beside(guidance: Tensor, up: nn.ConvTranspose2d, conv: nn.Conv2d) -> Raised:
+    """Prepare `conv(cat([up(x), guidance]))` for guidance (B, G, 2H, 2W)."""
+    constant = F.conv2d(guidance, conv.weight[:, up.out_channels :], padding=1) + _of_bias(up, conv, *guidance.shape[2:])
+    return Raised(_kernel(up, conv), constant.contiguous(memory_format=torch.channels_last))
 
 
 class RaisedMaps(NamedTuple):
@@ -56,14 +58,30 @@ class RaisedMaps(NamedTuple):
 
 def raise_maps(embedding: MapConvolution, up: nn.ConvTranspose2d, conv: nn.Conv2d, grid: torch.Size) -> RaisedMaps:
     """Prepare `conv(up(embedding(maps)))` for similarity maps of one kind on the grid (H, W)."""
-    height, width = grid
-    plain = raise_resolution(up, conv, conv.weight.new_zeros(1, 0, 2 * height, 2 * width))
-    kernel = torch.einsum("dxy,doij->xyoij", embedding.kernel[:, 0], plain.kernel).flatten(0, 1)
-    bias = embedding.bias[None, :, None, None].expand(1, -1, height, width)
-    constant = plain.constant + _transposed(bias, plain.kernel)
+    plain = _kernel(up, conv)
+    kernel = torch.einsum("dxy,doij->xyoij", embedding.kernel[:, 0], plain).flatten(0, 1)
+    bias = _transposed(embedding.bias[None, :, None, None].expand(1, -1, *grid), plain)
+    constant = bias + _of_bias(up, conv, *bias.shape[2:])
     return RaisedMaps(kernel.contiguous(memory_format=torch.channels_last), constant)
 
 
+def _kernel(up: nn.ConvTranspose2d, conv: nn.Conv2d) -> Tensor:
+    """Of both as one: (D, D', f + 2, f + 2), for the channels of `conv` that come from `up`."""
+    kernel = F.conv2d(up.weight, conv.weight[:, : up.out_channels], padding=2)
+    return kernel.contiguous(memory_format=torch.channels_last)
+
+
 def _transposed(x: Tensor, kernel: Tensor) -> Tensor:
-    """(N, D, H, W) -> (N, D', 2H, 2W)."""
-    return F.conv_transpose2d(x, kernel, stride=2, padding=1)
+    """(N, D, H, W) -> (N, D', fH, fW)."""
+    return F.conv_transpose2d(x, kernel, stride=kernel.shape[-1] - 2, padding=1)
+
+
+def _of_bias(up: nn.ConvTranspose2d, conv: nn.Conv2d, height: int, width: int) -> Tensor:
+    """What `conv` makes of the bias of `up`, with its own: (1, D', height, width), the same inside, other at the borders."""
+    assert up.bias is not None
+    bias = up.bias[None, :, None, None].expand(1, -1, 3, 3)
+    small = F.conv2d(bias, conv.weight[:, : up.out_channels], conv.bias, padding=1)
+    for dim, length in ((2, height), (3, width)):
+        first, inner, last = small.split(1, dim)
+        small = torch.cat([first, inner.repeat_interleave(length - 2, dim), last], dim)
+    return small
