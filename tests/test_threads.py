@@ -1,5 +1,6 @@
 """Work on several threads side by side: the same results, under the same settings, in no more memory."""
 
+import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fgaseg.model.chunks import Chunks
-from fgaseg.model.threads import one_thread, side_by_side
+from fgaseg.model.threads import available, one_thread, side_by_side
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,58 @@ def test_results_come_in_order_from_threads_that_share_no_operation() -> None:
     assert [i for i, _, _ in found] == list(range(6))
     assert {each for _, each, _ in found} == {1}
     assert len({thread for _, _, thread in found}) == 2
+    assert torch.get_num_threads() == 2
+
+
+def test_the_same_threads_work_again() -> None:
+    def work(_: int) -> int:
+        time.sleep(0.02)
+        return threading.get_ident()
+
+    with one_thread():
+        first, second = (set(side_by_side(work, range(4), 2)) for _ in range(2))
+    assert first == second
+    assert len(first) == 2
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    """Those of its parent are not there: work handed to them would never be done."""
+    with one_thread():
+        list(side_by_side(abs, range(4), 2))
+        context = multiprocessing.get_context("fork")
+        queue = context.SimpleQueue()
+        child = context.Process(target=lambda: queue.put(list(side_by_side(abs, [-1, -2], 2))))
+        child.start()
+        child.join(30)
+        alive = child.is_alive()
+        child.kill()
+    assert not alive
+    assert queue.get() == [1, 2]
+
+
+def test_threads_that_are_set_aside_stay_available() -> None:
+    seen: list[int] = []
+    assert available() == 2
+    with one_thread() as outer, one_thread() as inner:
+        assert (outer, inner, available(), torch.get_num_threads()) == (2, 2, 2, 1)
+        list(side_by_side(lambda _: seen.append(available()), range(4), inner))
+    assert seen == [1] * 4
+    assert (available(), torch.get_num_threads()) == (2, 2)
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_between_stages_of_inference_operations_leave_the_threads_alone(gradient: bool) -> None:
+    maps, seen = torch.randn(1, 16, 64, 128), set[int]()
+
+    def function(images: slice, x: Tensor) -> Tensor:
+        time.sleep(0.01)
+        seen.add(threading.get_ident())
+        return x + 0
+
+    with torch.set_grad_enabled(gradient), Chunks(4).stages(maps):
+        assert torch.get_num_threads() == (2 if gradient else 1)
+        Chunks(4).by_class(function, maps)
+    assert len(seen) == (1 if gradient else 2)
     assert torch.get_num_threads() == 2
 
 
@@ -106,9 +159,7 @@ def test_little_work_stays_on_one_thread() -> None:
     ("shape", "together"), [((5, 3, 4, 8), 5), ((5, 13, 20, 512), 1), ((40, 2, 16, 512), 10), ((3, 1, 60, 512), 2)], ids=str
 )
 @pytest.mark.parametrize("gradient", [True, False])
-def test_small_images_go_together(
-    shape: tuple[int, int, int, int], together: int, gradient: bool
-) -> None:
+def test_small_images_go_together(shape: tuple[int, int, int, int], together: int, gradient: bool) -> None:
     maps, seen = torch.randn(shape), list[tuple[int, int]]()
     per_image = torch.arange(shape[0])[:, None, None, None]
 

@@ -75,7 +75,8 @@ class GuidedSwinBlock(nn.Module):
 
     def guide(self, guidance: Tensor) -> WindowGuidance:
         """Vision guidance (B, h, w, G), normalised."""
-        windows = Windows.of(*guidance.shape[1:3], self.window, self.shift, guidance.device)
+        _, height, width, _ = guidance.shape
+        windows = Windows.of(height, width, self.window, self.shift, guidance.device)
         g = guidance.flatten(1, 2)[:, None, windows.order]
         return WindowGuidance(self.attention.q.of_guidance(g), self.attention.k.of_guidance(g), windows)
 

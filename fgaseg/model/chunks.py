@@ -119,11 +119,14 @@ def _spread(maps: Tensor, dim: int, size: int) -> _Spread:
     threads = available()
     if maps.numel() < _ENOUGH_VALUES or batch * length < threads:
         threads = 1
-    each = threads // math.gcd(batch, threads)
     most = min(max(1, size // threads), cached)
-    parts = math.ceil(length / most)
-    parts = min(math.ceil(parts / each) * each, length)
+    parts = min(_multiple(math.ceil(length / most), threads // math.gcd(batch, threads)), length)
     if parts > 1:
         return _Spread(1, parts, threads)
-    groups = math.ceil(batch / (most // length) / threads) * threads
+    groups = _multiple(math.ceil(batch / (most // length)), threads)
     return _Spread(math.ceil(batch / groups), 1, threads)
+
+
+def _multiple(count: int, divisor: int) -> int:
+    """The next number from `count` on that can be divided."""
+    return math.ceil(count / divisor) * divisor

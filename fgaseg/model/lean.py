@@ -12,10 +12,11 @@ from fgaseg.model.packed import Activation, fits, packed_linear
 
 
 def linear(layer: nn.Linear, x: Tensor, activation: nn.Module | None = None) -> Tensor:
-    """What `activation(layer(x))` gives.
+    """`activation(layer(x))` in the way that is fastest for x.
 
-    Handed to a matrix product of several CPU threads, the bias is first written to every row of the result by one of them,
-    which costs up to a third of the time; it is added in place here. A GPU's product, or one thread's, adds it on its way.
+    Weights laid out beforehand take bias and activation on their way, a GPU's product and one thread's the bias. For several
+    CPU threads PyTorch has one of them write the bias to every row of the result first, which costs up to a third of the
+    time: there it is added afterwards.
     """
     if fits(layer, x):
         fused = _FUSED.get(type(activation), "none")

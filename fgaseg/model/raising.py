@@ -20,7 +20,7 @@ def raise_image(up: nn.ConvTranspose2d, conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class Raised(NamedTuple):
-    """The step for maps of classes: `kernel` (D, D', 4, 4) and what does not depend on the class, `constant` (B, D', 2H, 2W)."""
+    """The step for maps of classes: `kernel` (D, D', 4, 4), `constant` (B, D', 2H, 2W) is the same for all of them."""
 
     kernel: Tensor
     constant: Tensor

@@ -1,0 +1,36 @@
+"""What spares memory where no gradient is wanted gives what training gives."""
+
+import open_clip.transformer
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fgaseg.model.lean import lean, positive, residual
+
+VALUES = torch.tensor([-200.0, -20, -3, -1, -1e-4, 0, 1e-4, 0.5, 1, 3, 20, 200])
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+@pytest.mark.parametrize("activation", [nn.GELU(), open_clip.transformer.QuickGELU(), nn.ReLU(), nn.GELU("tanh")], ids=str)
+def test_activations_in_place(activation: nn.Module, gradient: bool) -> None:
+    with torch.set_grad_enabled(gradient):
+        actual = lean(activation)(VALUES.clone())
+    torch.testing.assert_close(actual, activation(VALUES.clone()), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_the_feature_map_of_linear_attention(gradient: bool) -> None:
+    with torch.set_grad_enabled(gradient):
+        actual = positive(VALUES.clone())
+    torch.testing.assert_close(actual.double(), F.elu(VALUES.double()) + 1, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_residual_keeps_the_precision_of_what_is_added_to(precision: torch.dtype) -> None:
+    x, change = torch.randn(5), torch.randn(5).to(precision)
+    expected = x + change
+    actual = residual(x, change)
+    assert actual.dtype == torch.float32
+    assert torch.equal(actual, expected)
+    assert (actual.data_ptr() == change.data_ptr()) == (precision == torch.float32)
