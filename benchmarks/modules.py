@@ -15,7 +15,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.model import VOCABULARIES, crop, paper_model, tokens
-from fgaseg.model.threads import one_thread
 
 PARTS: dict[str, Callable[[Any], list[nn.Module]]] = {
     "P2Tformer": lambda m: [m.p2tformer] if m.p2tformer else [],
@@ -24,8 +23,7 @@ PARTS: dict[str, Callable[[Any], list[nn.Module]]] = {
     "of that, window attention": lambda m: [block.attention for pair in m.propagation.spatial for block in pair.blocks],
     "of that, MLP": lambda m: [block.mlp for pair in m.propagation.spatial for block in pair.blocks],
     "class aggregation": lambda m: list(m.propagation.classes),
-    "decoder": lambda m: [m.decoder],
-    "of that, guidance": lambda m: list(m.decoder.guidance),
+    "decoder, of all classes": lambda m: [m.decoder],
     "of that, stage 1": lambda m: [m.decoder.stages[0]],
     "of that, stage 2": lambda m: [m.decoder.stages[1]],
 }
@@ -91,6 +89,7 @@ def measure(classes: int, repeats: int) -> dict[str, tuple[float, float]]:
         "whole": [model],
         "image encoder": [_as_module(model.clip, "encode_image")],
         "supplementation": [_as_module(model, "supplement")],
+        "decoder, of the image": [_as_module(model.decoder, "guide")],
     }
     parts |= {name: find(model) for name, find in PARTS.items()}
 
@@ -111,6 +110,7 @@ def measure(classes: int, repeats: int) -> dict[str, tuple[float, float]]:
             alone = set(of_threads) <= {threading.get_ident()}
             seconds[name].append(sum(of_threads.values()) / (1 if alone else torch.get_num_threads()))
 
+    threads = torch.get_num_threads()
     flops: dict[str, float] = defaultdict(float)
     with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_THE_COUNTER) as counter:
 
@@ -120,8 +120,10 @@ def measure(classes: int, repeats: int) -> dict[str, tuple[float, float]]:
         def close_account(name: str) -> None:
             flops[name] += counter.get_total_flops()
 
-        with _watched(parts, open_account, close_account), one_thread():  # the counter sees its own thread alone
+        torch.set_num_threads(1)  # the counter sees its own thread alone
+        with _watched(parts, open_account, close_account):
             model(image, text)
+        torch.set_num_threads(threads)
     return {name: (statistics.median(seconds[name][1:]), flops[name] / 1e9) for name in parts}
 
 

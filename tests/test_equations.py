@@ -216,7 +216,8 @@ def test_tokens_see_neighbours_of_their_window_only(height: int, width: int, win
     windows = Windows.of(height, width, window, shift, torch.device("cpu"))
     assert torch.equal(windows.order[windows.back], torch.arange(height * width))
     owner = np.empty(height * width, int)
-    for number, places in enumerate(windows.order.split(windows.sizes)):
+    sizes = [size for count, size in windows.groups for _ in range(count)]
+    for number, places in enumerate(windows.order.split(sizes)):
         owner[places.numpy()] = number
     owner = owner.reshape(height, width)
     for here in np.ndindex(height, width):
@@ -275,13 +276,15 @@ def test_propagation_alternates_spatial_and_class_aggregation() -> None:
     assert_equal(channels_first(module(channels_last(maps), vision, text, CHUNKS))[0], expected)
 
 
+@pytest.mark.parametrize("gradient", [True, False])
 @pytest.mark.parametrize("factor", [2, 4])
-def test_guidance_upsampling(factor: int) -> None:
+def test_guidance_upsampling(factor: int, gradient: bool) -> None:
     """Section 5: transposed convolution by the factor, 3 x 3 convolution, ReLU."""
     module = GuidanceUpsampling(3, 4, 2, factor)
     perturb(module, seed=11)
     features = random(2, 3, 2, 3)
-    actual = module(features)
+    with torch.set_grad_enabled(gradient):
+        actual = module(features)
     for i in range(2):
         assert_equal(actual[i], oracle.guidance_upsampling(arrays(module), features[i].numpy()))
 

@@ -34,3 +34,11 @@ def test_a_residual_keeps_the_precision_of_what_is_added_to(precision: torch.dty
     assert actual.dtype == torch.float32
     assert torch.equal(actual, expected)
     assert (actual.data_ptr() == change.data_ptr()) == (precision == torch.float32)
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_half_precision_does_not_overflow(precision: torch.dtype) -> None:
+    values = torch.tensor([-60000.0, -40000, -1, 1, 40000]).to(precision)
+    with torch.no_grad():
+        actual = lean(open_clip.transformer.QuickGELU())(values.clone())
+    assert torch.equal(actual, open_clip.transformer.QuickGELU()(values))

@@ -3,6 +3,7 @@
 import multiprocessing
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -56,10 +57,71 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
         child = context.Process(target=lambda: queue.put(list(side_by_side(abs, [-1, -2], 2))))
         child.start()
         child.join(30)
-        alive = child.is_alive()
         child.kill()
-    assert not alive
+        child.join()
+    assert child.exitcode == 0
     assert queue.get() == [1, 2]
+
+
+def test_work_within_work_is_done_in_turn() -> None:
+    """Threads that waited for each other's items would wait for ever."""
+    with one_thread():
+        found = list(side_by_side(lambda i: list(side_by_side(abs, [-i, i], 2)), range(4), 2))
+    assert found == [[i, i] for i in range(4)]
+
+
+def test_results_are_not_kept() -> None:
+    class Result:
+        pass
+
+    made: list[weakref.ref[Result]] = []
+
+    def work(_: int) -> Result:
+        result = Result()
+        made.append(weakref.ref(result))
+        return result
+
+    with one_thread():
+        results = side_by_side(work, range(50), 2)
+        for _ in range(49):
+            next(results)
+        time.sleep(0.2)
+        assert sum(each() is not None for each in made) <= 1
+        list(results)
+
+
+def test_what_was_begun_has_ended_when_items_fail() -> None:
+    done: list[int] = []
+
+    def work(i: int) -> None:
+        time.sleep(0.1)
+        done.append(i)
+
+    def items() -> Iterator[int]:
+        yield from (0, 1)
+        time.sleep(0.05)
+        raise ValueError("broken")
+
+    with one_thread():
+        with pytest.raises(ValueError, match="broken"):
+            list(side_by_side(work, items(), 2))
+        assert sorted(done) == [0, 1]
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_fewer_maps_than_threads_share_each_operation(classes: int) -> None:
+    seen: list[int] = []
+    torch.set_num_threads(4)
+    maps = torch.randn(1, classes, 64, 64, 64)
+
+    def function(images: slice, x: Tensor) -> Tensor:
+        seen.append(torch.get_num_threads())
+        return x + 0
+
+    with torch.no_grad(), Chunks(8).stages(maps):
+        Chunks(8).by_class(function, maps)
+        assert torch.get_num_threads() == 1
+    assert set(seen) == {4}
 
 
 def test_threads_that_are_set_aside_stay_available() -> None:

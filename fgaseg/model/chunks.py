@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fgaseg.model.threads import available, one_thread, side_by_side
+from fgaseg.model.threads import all_threads, available, one_thread, side_by_side
 
 OfChunk = Callable[..., Tensor]
 """Takes which images of the batch, a slice, and for each map a part of theirs: (b, n, ...) each -> (b, n, ...)."""
@@ -88,8 +88,9 @@ class Chunks:
 
         places = [(first, number) for first in range(0, batch, images) for number in range(parts)]
         if threads == 1:
-            for place in places:
-                part(place)
+            with all_threads():
+                for place in places:
+                    part(place)
         else:
             with one_thread():
                 for _ in side_by_side(part, places, threads):
@@ -128,5 +129,5 @@ def _spread(maps: Tensor, dim: int, size: int) -> _Spread:
 
 
 def _multiple(count: int, divisor: int) -> int:
-    """The next number from `count` on that can be divided."""
+    """The smallest multiple of `divisor` that is at least `count`."""
     return math.ceil(count / divisor) * divisor

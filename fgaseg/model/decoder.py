@@ -34,6 +34,8 @@ class GuidanceUpsampling(nn.Module):
         self.conv = nn.Conv2d(hidden, channels, 3, padding=1)
 
     def forward(self, feature: Tensor) -> Tensor:
+        if torch.is_grad_enabled():  # there a backward pass through the kernel of both costs more than it saves
+            return torch.relu(self.conv(self.up(feature)))
         return torch.relu(raise_image(self.up, self.conv, feature))
 
 
@@ -75,8 +77,8 @@ class _LocalFusion:
         return fused
 
 
-class _Guides(NamedTuple):
-    """What both stages need beside the maps."""
+class Guides(NamedTuple):
+    """What both stages need beside the maps: that of the image, and how the local maps are fused in again."""
 
     raised: list[Raised]
     fuse: _LocalFusion | None
@@ -109,22 +111,24 @@ class Decoder(nn.Module):
             self.fuse = nn.ModuleList([Fuse(dim, fusion), Fuse(channels[0], fusion)])
             self.lcs_up = nn.Sequential(nn.ConvTranspose2d(dim, lcs_channels, 2, 2), double_conv(lcs_channels, channels[0]))
 
-    def guide(self, clip_features: Sequence[Tensor], embedding: MapConvolution | None) -> _Guides:
+    def guide(self, clip_features: Sequence[Tensor], embedding: MapConvolution | None) -> Guides:
         """What is the same for all classes: CLIP features (B, width, h, w) and the embedding of LCS."""
         stages = cast("list[DecoderStage]", list(self.stages))
         raised = [stage.guide(up(feature)) for stage, up, feature in zip(stages, self.guidance, clip_features, strict=True)]
         fuse = None
-        if self.fuse is not None and embedding is not None:
+        if self.fuse is not None:
+            assert embedding is not None
             fuse = _LocalFusion(self.fuse, self.lcs_up, embedding, clip_features[0].shape[2:])
-        return _Guides(raised, fuse)
+        return Guides(raised, fuse)
 
-    def forward(self, maps: Tensor, lcs: Tensor | None, guides: _Guides, select: Selection, chunks: Chunks) -> Tensor:
+    def forward(self, maps: Tensor, lcs: Tensor | None, guides: Guides, select: Selection, chunks: Chunks) -> Tensor:
         """maps (B, K, h, w, D), LCS (B, K, h, w) -> logits (B, k, 4h, 4w).
 
         The fast decoder's head before a stage reads the maps before the local ones are fused in again, so that a
         dropped class is spared that fusion too.
         """
         stages, (raised, fuse) = cast("list[DecoderStage]", list(self.stages)), guides
+        assert (lcs is None) == (fuse is None)
 
         def first(images: slice, x: Tensor, *local: Tensor) -> Tensor:
             x = x if fuse is None else fuse.coarse(x, *local)

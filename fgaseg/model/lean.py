@@ -54,10 +54,10 @@ class GELU(nn.GELU):
 
 
 class QuickGELU(nn.Module):
-    """CLIP's approximation of it, `x * sigmoid(1.702 x)`; it overwrites its input where no gradient is wanted."""
+    """CLIP's approximation of it, `x * sigmoid(1.702 x)`; it may overwrite its input where no gradient is wanted."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or input.dtype.itemsize < 4:  # scaled, 16 bits would overflow or be rounded once more
             return input * torch.sigmoid(1.702 * input)
         return F.silu(input.mul_(1.702), inplace=True).mul_(1 / 1.702)
 

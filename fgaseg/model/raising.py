@@ -20,7 +20,7 @@ def raise_image(up: nn.ConvTranspose2d, conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class Raised(NamedTuple):
-    """The step for maps of classes: `kernel` (D, D', 4, 4), `constant` (B, D', 2H, 2W) is the same for all of them."""
+    """`conv(cat([up(x), guidance]))` of class maps x, f = 2: `kernel` (D, D', 4, 4), `constant` (B, D', 2H, 2W)."""
 
     kernel: Tensor
     constant: Tensor
@@ -41,9 +41,9 @@ def raise_beside(guidance: Tensor, up: nn.ConvTranspose2d, conv: nn.Conv2d) -> R
 
 
 class RaisedMaps(NamedTuple):
-    """The same of embedded similarity maps, from the maps: `kernel` (k k, D', 4, 4), `constant` (1, D', 2H, 2W).
+    """`conv(up(embedding(maps)))` of similarity maps, f = 2: `kernel` (k k, D', 4, 4), `constant` (1, D', 2H, 2W).
 
-    An embedded pixel is a linear map of its k x k neighbourhood, which has fewer values than the embedding has channels.
+    An embedded pixel is a linear map of its k x k neighbourhood. That has 49 values by default, the embedding 128 channels.
     """
 
     kernel: Tensor

@@ -60,7 +60,7 @@ class Fuse(nn.Module):
         return F.linear(a, first, self.linear.bias).add_(F.linear(b, second))
 
     def first(self, a: Tensor) -> Tensor:
-        """What maps (..., D) in the first place add to the result."""
+        """What maps (..., D) in the first place add to the result, without the bias."""
         return a if self.linear is None else F.linear(a, self._halves(self.linear)[0])
 
     def second(self, b: MapConvolution) -> MapConvolution:

@@ -5,11 +5,13 @@ another's. Where other processes keep the cores busy, they wait longer than one 
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from threading import Barrier, local
 from typing import TypeVar
 
 import torch
@@ -43,10 +45,39 @@ def one_thread() -> Iterator[int]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """Within `one_thread`, operations that share all threads again."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(available())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+_IN_POOL = local()
+
+
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that stay: what torch's libraries prepare for each thread apart takes longer than many a piece of work."""
-    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    """Threads that stay: what torch's libraries prepare for each thread apart takes longer than many a piece of work.
+
+    All of them are started at once: `set_num_threads` also tells threads that start later how many they begin with, and
+    must not do so after the caller has put that number right.
+    """
+    started = Barrier(threads + 1, timeout=60)
+
+    def start() -> None:
+        _IN_POOL.yes = True
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(threads, initializer=start)
+    for _ in range(threads):
+        pool.submit(int)
+    started.wait()
+    return pool
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
@@ -55,7 +86,8 @@ os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its
 def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
     """`work` of each item, in order, on so many threads; to be called within `one_thread`.
 
-    What torch keeps for each thread apart is handed on, except gradients: there are none.
+    There are no gradients. Inference mode and a CPU's autocast hold for the work too; other modes that torch keeps for each
+    thread apart, such as a counter of operations, do not. Work that itself calls this does its own items in turn.
     """
     inference = torch.is_inference_mode_enabled()
     cast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
@@ -64,11 +96,17 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], threads:
         with torch.inference_mode(inference), torch.no_grad(), torch.autocast("cpu", dtype, cast):
             return work(item)
 
-    futures = [_pool(threads).submit(alike, item) for item in items]
+    if getattr(_IN_POOL, "yes", False):
+        yield from map(alike, items)
+        return
+    pending: deque[Future[Result]] = deque()
     try:
-        for future in futures:
-            yield future.result()
+        for item in items:
+            pending.append(_pool(threads).submit(alike, item))
+        while pending:
+            yield pending.popleft().result()
     finally:
-        for future in futures:
+        for future in pending:
             future.cancel()
-        wait(futures)
+        wait(pending)
+        pending.clear()
