@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks import modules
 from benchmarks.harness.case import Case, choose, load_cases
 from benchmarks.harness.report import as_json, duration, ratio, table
 from benchmarks.harness.run import ROOT, Measurement, environment, schedule
@@ -91,3 +93,19 @@ def test_the_command_measures_in_a_fresh_process(tmp_path: Path) -> None:
     assert row["median_seconds"] > 0
     assert row["peak_gib"][0] > 0.1
     assert row["calls"] > 1
+
+
+@torch.no_grad()
+def test_the_operations_of_each_part_are_counted_whichever_thread_does_them() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = {name: gflop for name, (_, gflop) in modules.measure(20, repeats=1).items()}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    blocks, maps, tokens = 4, 20, 24 * 24
+    assert found["of that, MLP"] == pytest.approx(blocks * maps * tokens * 128 * 512 * 4 / 1e9)
+    assert found["spatial aggregation"] > found["of that, MLP"] + found["of that, window attention"] * 0.99
+    parts = ("image encoder", "spatial aggregation", "class aggregation", "decoder, of the image", "decoder, of all classes")
+    assert 0.97 < sum(found[name] for name in parts) / found["whole"] < 1
