@@ -167,7 +167,14 @@ def test_gradients_at_the_paper_s_size(paper: FGAseg) -> None:
     for name, gradient in exact.items():
         size, by_rounding = float(gradient.norm()), float((plain[name] - gradient).norm())
         assert float((in_double[name] - gradient).norm()) <= 1e-9 * size + 1e-14 * largest, name
-        assert float((fast[name] - gradient).norm()) <= 1e-4 * size + 10 * by_rounding, name
+        if name.endswith((".attention.k.bias", ".attn.k_proj.bias")):
+            # The same added to all keys changes no attention: the gradient is zero, and float32 finds the rounding of its sums
+            # alone, on both sides. It has to be within 1e-4 of the gradient of the weights, which the same sums make.
+            assert size <= 1e-14 * largest, name
+            of_weights = float(exact[name.replace("bias", "weight")].norm())
+            assert float(fast[name].norm()) <= max(1e-4 * of_weights, 10 * by_rounding), name
+        else:
+            assert float((fast[name] - gradient).norm()) <= 1e-4 * size + 10 * by_rounding, name
 
 
 @torch.no_grad()
