@@ -24,8 +24,10 @@ from fgaseg.errors import UserError
 from fgaseg.evaluation.run import make_segmenter
 from fgaseg.evaluation.segmenter import FGAsegSegmenter
 from fgaseg.loading import save_model
-from fgaseg.model.fast import DROPPED_LOGIT
+from fgaseg.model import decoder as decoder_module
+from fgaseg.model.fast import DROPPED_LOGIT, one_channel
 from fgaseg.model.fgaseg import FGAseg
+from fgaseg.model.supplementation import Fuse
 from fgaseg.params import load_launch
 from fgaseg.paths import Paths
 from fgaseg.plan import Plan
@@ -189,7 +191,9 @@ def test_without_top_n_inference_is_that_of_the_plain_decoder(
 
 
 @torch.no_grad()
-def test_only_classes_that_are_left_enter_the_later_parts(fast_model: FGAseg, images: Tensor) -> None:
+def test_only_classes_that_are_left_enter_the_later_parts(
+    fast_model: FGAseg, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entered: Counter[str] = Counter()
 
     def count(name: str, argument: int, axes: int) -> Callable[..., None]:
@@ -208,13 +212,24 @@ def test_only_classes_that_are_left_enter_the_later_parts(fast_model: FGAseg, im
         ("stage 2", decoder.stages[1], 1, 2),
     ):
         module.register_forward_pre_hook(count(name, argument, axes))
+
+    def counted(name: str, function: Callable[..., Tensor], argument: int) -> Callable[..., Tensor]:
+        def call(*args: Any) -> Tensor:
+            entered.update({name: math.prod(args[argument].shape[:2])})
+            return function(*args)
+
+        return call
+
+    first_fusion = cast(Fuse, decoder.fuse[0])
+    monkeypatch.setattr(first_fusion, "first", counted("fusion 1", first_fusion.first, 0))
+    monkeypatch.setattr(decoder_module, "one_channel", counted("output", one_channel, 1))
     first, second, third = fast_model(images, unit_text(CLASSES, 128), shared=True, top_n=1).kept
     assert CLASSES > first > second > third
     views = len(images)
     assert entered == {
         **dict.fromkeys(("propagation", "spatial", "across classes", "text guidance"), first * views),
-        "stage 1": second * views,
-        **dict.fromkeys(("local maps, upsampled", "fusion 2", "stage 2"), third * views),
+        **dict.fromkeys(("fusion 1", "stage 1"), second * views),
+        **dict.fromkeys(("local maps, upsampled", "fusion 2", "stage 2", "output"), third * views),
     }
 
 

@@ -22,7 +22,9 @@ from benchmarks.model import crop, paper_model, paper_params, scene, tokens, who
 from fgaseg.evaluation.benchmark import segment
 from fgaseg.evaluation.segmenter import FGAsegSegmenter
 from fgaseg.evaluation.sliding import views
+from fgaseg.model import decoder
 from fgaseg.model.chunks import Chunks
+from fgaseg.model.fast import one_channel
 from fgaseg.model.fgaseg import FGAseg
 from fgaseg.schema import Params
 from fgaseg.training.losses import segmentation_loss
@@ -46,6 +48,15 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 def small_text(classes: int, channels: int = 8) -> Tensor:
     """Features (K, C) of one prompt a class, L2-normalised."""
     return torch.nn.functional.normalize(random(classes, channels, seed=4), dim=-1)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """How sums of float32 are rounded depends on how many threads share them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -141,6 +152,7 @@ def test_more_classes_than_the_cap_at_the_paper_s_size(paper: FGAseg) -> None:
     assert_close(actual[~dropped], expected[~dropped])
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_gradients_at_the_paper_s_size(paper: FGAseg) -> None:
     """Through both encoders: in float64 the reference's; in float32 within 1e-4 and what rounding does to the reference."""
     classes = 4
@@ -167,14 +179,7 @@ def test_gradients_at_the_paper_s_size(paper: FGAseg) -> None:
     for name, gradient in exact.items():
         size, by_rounding = float(gradient.norm()), float((plain[name] - gradient).norm())
         assert float((in_double[name] - gradient).norm()) <= 1e-9 * size + 1e-14 * largest, name
-        if name.endswith((".attention.k.bias", ".attn.k_proj.bias")):
-            # The same added to all keys changes no attention: the gradient is zero, and float32 finds the rounding of its sums
-            # alone, on both sides. It has to be within 1e-4 of the gradient of the weights, which the same sums make.
-            assert size <= 1e-14 * largest, name
-            of_weights = float(exact[name.replace("bias", "weight")].norm())
-            assert float(fast[name].norm()) <= max(1e-4 * of_weights, 10 * by_rounding), name
-        else:
-            assert float((fast[name] - gradient).norm()) <= 1e-4 * size + 10 * by_rounding, name
+        assert float((fast[name] - gradient).norm()) <= 1e-4 * size + 10 * by_rounding, name
 
 
 @torch.no_grad()
@@ -221,7 +226,7 @@ def test_operations_fall_by_what_is_shared(paper: FGAseg) -> None:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("images", "classes", "expected"), [(1, 7, [2, 3]), (2, 1, [2]), (2, 2, [2])])
 def test_no_stage_holds_more_classes_than_are_allowed_at_once(
-    images: int, classes: int, expected: list[int], paper: FGAseg
+    images: int, classes: int, expected: list[int], paper: FGAseg, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
     blocks = tuple(paper.propagation.spatial[0].blocks)
@@ -231,6 +236,11 @@ def test_no_stage_holds_more_classes_than_are_allowed_at_once(
         images, classes = args[0].shape[:2] if module in blocks else (1, len(args[0]))
         seen.append(images * classes)
 
+    def head(layer: torch.nn.Conv2d, maps: Tensor) -> Tensor:
+        seen.append(maps.shape[0] * maps.shape[1])
+        return one_channel(layer, maps)
+
+    monkeypatch.setattr(decoder, "one_channel", head)
     hooks = [m.register_forward_pre_hook(count) for m in stages]
     before, paper.chunks = paper.chunks, Chunks(3)
     try:
@@ -240,4 +250,4 @@ def test_no_stage_holds_more_classes_than_are_allowed_at_once(
         for hook in hooks:
             hook.remove()
     assert sorted(set(seen)) == expected
-    assert sum(seen) == images * classes * len(stages)
+    assert sum(seen) == images * classes * (len(stages) + 1)
