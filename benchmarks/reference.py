@@ -243,12 +243,16 @@ def spatial_aggregation(weights: Weights, maps: Tensor, guidance: Tensor, params
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention over (N, T, D) whose weights are products of feature maps, elu + 1, of queries and keys."""
+    """Attention over (N, T, D) whose weights are products of feature maps, elu + 1, of queries and keys.
+
+    Sums are made of values that are divided by their number, so that 16 bits can hold them (released code).
+    """
+    count = v.shape[1]
     q, k, v = (x.unflatten(2, (heads, -1)) for x in (q, k, v))
     q, k = F.elu(q) + 1, F.elu(k) + 1
-    memory = torch.einsum("nkmc,nkme->nmce", k, v)
+    memory = torch.einsum("nkmc,nkme->nmce", k, v / count)
     weight = 1 / (torch.einsum("nkmc,nmc->nkm", q, k.sum(1)) + 1e-6)
-    return torch.einsum("nkmc,nmce,nkm->nkme", q, memory, weight).flatten(2)
+    return (torch.einsum("nkmc,nmce,nkm->nkme", q, memory, weight) * count).flatten(2)
 
 
 def class_aggregation(weights: Weights, maps: Tensor, guidance: Tensor, params: Model, training: bool) -> Tensor:
@@ -264,9 +268,8 @@ def class_aggregation(weights: Weights, maps: Tensor, guidance: Tensor, params: 
     x = torch.cat([x, padding], 2).permute(0, 3, 4, 2, 1).reshape(batch * rows * columns, classes + missing, -1)
     g = torch.cat([guidance, weights["padding_guidance"].expand(batch, missing, -1)], 1).repeat_interleave(rows * columns, 0)
     y = layer_norm(part(weights, "norm1"), x)
-    guided = torch.cat([y, g], -1)
-    q, k, v = (linear(part(weights, name), t) for name, t in (("q", guided), ("k", guided), ("v", y)))
-    y = x + linear_attention(q, k, v, p.heads)
+    q, k = (linear(part(weights, name), torch.cat([y, g], -1)) for name in ("q", "k"))
+    y = x + linear_attention(q, k, linear(part(weights, "v"), y), p.heads)
     y = y + linear(part(weights, "mlp.fc2"), linear(part(weights, "mlp.fc1"), layer_norm(part(weights, "norm2"), y)).relu())
     change = (y - x).unflatten(0, (batch, rows, columns)).permute(0, 4, 3, 1, 2)[:, :, :classes]
     if (rows, columns) != (height, width):

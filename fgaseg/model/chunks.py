@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from threading import Lock
 from typing import NamedTuple
 
@@ -73,11 +74,10 @@ class Chunks:
         out = maps[0] if overwrite else None
         allocation = Lock()
 
-        def part(place: tuple[int, int]) -> None:
+        def part(place: tuple[int, int, int]) -> None:
             nonlocal out
-            first, number = place
-            start = length * number // parts
-            chosen, taken = slice(first, first + images), length * (number + 1) // parts - start
+            first, start, taken = place
+            chosen = slice(first, first + images)
             result = function(chosen, *(t[chosen].narrow(dim, start, taken) for t in maps))
             with allocation:
                 if out is None:  # the first result tells the shape of all
@@ -86,7 +86,9 @@ class Chunks:
                     out = result.new_empty(shape)
             out[chosen].narrow(dim, start, taken).copy_(result)
 
-        places = [(first, number) for first in range(0, batch, images) for number in range(parts)]
+        cuts = [length * number // parts for number in range(parts + 1)]
+        places = [(first, start, end - start) for first in range(0, batch, images) for start, end in pairwise(cuts)]
+        places.sort(key=lambda place: place[2], reverse=True)  # so that threads end at the same time
         if threads == 1:
             with all_threads():
                 for place in places:

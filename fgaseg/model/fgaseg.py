@@ -13,8 +13,8 @@ from fgaseg.model.clip import DenseCLIP
 from fgaseg.model.decoder import Decoder
 from fgaseg.model.embedding import MapEmbedding
 from fgaseg.model.fast import Selection, auxiliary_heads, spread, take
+from fgaseg.model.kept import forget
 from fgaseg.model.p2tformer import P2Tformer
-from fgaseg.model.packed import forget
 from fgaseg.model.supplementation import Fuse, LocalSimilarity, global_similarity
 from fgaseg.model.t2p import T2PProjector
 from fgaseg.model.tuning import Strategy, apply_tuning

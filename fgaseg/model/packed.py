@@ -5,11 +5,12 @@ as long as the model is not trained. The operators are some that `torch.compile`
 where they are missing, callers do without.
 """
 
-from typing import Literal, NamedTuple
-from weakref import WeakKeyDictionary, ref
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from fgaseg.model.kept import kept
 
 Activation = Literal["none", "gelu", "relu"]
 
@@ -19,22 +20,6 @@ _AVAILABLE = (
     and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
-
-
-class _Packed(NamedTuple):
-    """A weight, laid out, and what tells whether it is still the one of the layer."""
-
-    owner: "ref[Tensor]"
-    place: int
-    version: int
-    weight: Tensor
-
-    def of(self, layer: nn.Linear) -> bool:
-        weight = layer.weight
-        return self.owner() is weight and self.place == weight.data_ptr() and self.version == weight._version
-
-
-_PACKED: WeakKeyDictionary[nn.Module, _Packed] = WeakKeyDictionary()
 
 
 def fits(layer: nn.Linear, x: Tensor) -> bool:
@@ -53,22 +38,10 @@ def fits(layer: nn.Linear, x: Tensor) -> bool:
 
 
 def packed_linear(layer: nn.Linear, weight: Tensor, bias: Tensor | None, x: Tensor, activation: Activation = "none") -> Tensor:
-    """`activation(F.linear(x, weight, bias))`; `weight` is the layer's, or always the same part of it.
-
-    The weight is laid out anew when the layer's has changed. Changes that raise no version, such as those of fused
-    optimisers, are not seen before `forget`.
-    """
-    packed = _PACKED.get(layer)
-    if packed is None or not packed.of(layer):
-        owner, place, version = ref(layer.weight), layer.weight.data_ptr(), layer.weight._version
-        packed = _Packed(owner, place, version, torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous()))
-        _PACKED[layer] = packed
+    """`activation(F.linear(x, weight, bias))`; `weight` is the layer's, or always the same part of it."""
+    laid_out = kept(
+        layer, "packed", [layer.weight], lambda: torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+    )
     algorithm = "none" if activation == "gelu" else ""  # GELU's exact form
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed.weight, bias, activation, [], algorithm)
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, laid_out, bias, activation, [], algorithm)
     return result
-
-
-def forget(model: nn.Module) -> None:
-    """Drop what was laid out of the layers of a model whose weights are about to change."""
-    for module in model.modules():
-        _PACKED.pop(module, None)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgaseg.model.embedding import MapConvolution
+from fgaseg.model.kept import kept
 
 
 def raise_image(up: nn.ConvTranspose2d, conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -58,17 +59,29 @@ class RaisedMaps(NamedTuple):
 
 def raise_maps(embedding: MapConvolution, up: nn.ConvTranspose2d, conv: nn.Conv2d, grid: torch.Size) -> RaisedMaps:
     """Prepare `conv(up(embedding(maps)))` for similarity maps of one kind on the grid (H, W)."""
-    plain = _kernel(up, conv)
-    kernel = torch.einsum("dxy,doij->xyoij", embedding.kernel[:, 0], plain).flatten(0, 1)
-    bias = _transposed(embedding.bias[None, :, None, None].expand(1, -1, *grid), plain)
-    constant = bias + _of_bias(up, conv, *bias.shape[2:])
-    return RaisedMaps(kernel.contiguous(memory_format=torch.channels_last), constant)
+
+    def make() -> RaisedMaps:
+        plain = _kernel(up, conv)
+        kernel = torch.einsum("dxy,doij->xyoij", embedding.kernel[:, 0], plain).flatten(0, 1)
+        bias = _transposed(embedding.bias[None, :, None, None].expand(1, -1, *grid), plain)
+        constant = bias + _of_bias(up, conv, *bias.shape[2:])
+        return RaisedMaps(kernel.contiguous(memory_format=torch.channels_last), constant)
+
+    return kept(up, ("maps", grid), [*embedding, *_weights(up, conv)], make)
+
+
+def _weights(up: nn.ConvTranspose2d, conv: nn.Conv2d) -> list[Tensor]:
+    return [weight for layer in (up, conv) for weight in (layer.weight, layer.bias) if weight is not None]
 
 
 def _kernel(up: nn.ConvTranspose2d, conv: nn.Conv2d) -> Tensor:
     """Of both as one: (D, D', f + 2, f + 2), for the channels of `conv` that come from `up`."""
-    kernel = F.conv2d(up.weight, conv.weight[:, : up.out_channels], padding=2)
-    return kernel.contiguous(memory_format=torch.channels_last)
+
+    def make() -> Tensor:
+        kernel = F.conv2d(up.weight, conv.weight[:, : up.out_channels], padding=2)
+        return kernel.contiguous(memory_format=torch.channels_last)
+
+    return kept(up, "kernel", [up.weight, conv.weight], make)
 
 
 def _transposed(x: Tensor, kernel: Tensor) -> Tensor:
@@ -78,10 +91,14 @@ def _transposed(x: Tensor, kernel: Tensor) -> Tensor:
 
 def _of_bias(up: nn.ConvTranspose2d, conv: nn.Conv2d, height: int, width: int) -> Tensor:
     """What `conv` makes of the bias of `up`, with its own: (1, D', height, width), the same inside, other at the borders."""
-    assert up.bias is not None
-    bias = up.bias[None, :, None, None].expand(1, -1, 3, 3)
-    small = F.conv2d(bias, conv.weight[:, : up.out_channels], conv.bias, padding=1)
-    for dim, length in ((2, height), (3, width)):
-        first, inner, last = small.split(1, dim)
-        small = torch.cat([first, inner.repeat_interleave(length - 2, dim), last], dim)
-    return small
+
+    def make() -> Tensor:
+        assert up.bias is not None
+        bias = up.bias[None, :, None, None].expand(1, -1, 3, 3)
+        small = F.conv2d(bias, conv.weight[:, : up.out_channels], conv.bias, padding=1)
+        for dim, length in ((2, height), (3, width)):
+            first, inner, last = small.split(1, dim)
+            small = torch.cat([first, inner.repeat_interleave(length - 2, dim), last], dim)
+        return small
+
+    return kept(up, ("bias", height, width), _weights(up, conv), make)
