@@ -205,6 +205,21 @@ def test_chunks_side_by_side_give_what_chunks_in_turn_give(shape: tuple[int, ...
     assert torch.get_num_threads() == 2
 
 
+def test_the_larger_parts_come_first() -> None:
+    """Whoever is done takes the next part: the last ones, which the others have to wait for, are the smaller ones."""
+    sizes: list[int] = []
+
+    def function(images: slice, x: Tensor) -> Tensor:
+        sizes.append(x.shape[1])
+        return x + 1
+
+    torch.set_num_threads(1)
+    maps = torch.randn(2, 13, 20, 512)
+    with torch.no_grad():
+        assert torch.equal(Chunks(3).by_class(function, maps), maps + 1)
+    assert sizes == [3] * 6 + [2] * 4
+
+
 def test_little_work_stays_on_one_thread() -> None:
     seen: set[int] = set()
 
