@@ -1,5 +1,6 @@
 """FGAseg: pixel-level alignment, category supplementation, propagation, decoder."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -110,6 +111,11 @@ class FGAseg(nn.Module):
         if mode:
             forget(self)
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As of any module, which converts and moves weights by it: that raises no version of theirs."""
+        forget(self)
+        return super()._apply(fn, recurse)
 
     def align(self, image: Tensor, text: Tensor) -> Tensor:
         """Pixel-level alignment: `F_v` (B, C, h, w), `F_t` (K, P, C) -> `T^` (B, K, P, C)."""

@@ -31,21 +31,24 @@ _KEPT: WeakKeyDictionary[nn.Module, dict[Hashable, tuple[list[_Version], object]
 def kept(owner: nn.Module, name: Hashable, weights: Sequence[Tensor], make: Callable[[], Made]) -> Made:
     """`make()`, which depends on `weights` alone, or what it gave to this owner under this name while they were the same.
 
-    Nothing is kept where a gradient is wanted, under autocast, while compiling, or of weights that have no version. Changes
-    that raise no version, such as those of fused optimisers, are not seen before `forget`.
+    Nothing is kept where a gradient is wanted, under autocast, while compiling, or of weights that have no numbers or no
+    version. Changes that raise no version, such as those of fused optimisers or through `.data`, are not seen before `forget`.
     """
     if (
         torch.is_grad_enabled()
         or torch.compiler.is_compiling()
+        or weights[0].is_meta
         or torch.is_autocast_enabled(weights[0].device.type)
         or any(weight.is_inference() for weight in weights)
     ):
         return make()
     results = _KEPT.setdefault(owner, {})
-    known = results.get(name)
-    if known is None or not all(version.is_of(weight) for version, weight in zip(known[0], weights, strict=True)):
-        known = results[name] = [_Version.of(weight) for weight in weights], make()
-    return cast(Made, known[1])
+    versions, result = results.get(name, ([], None))
+    if len(versions) != len(weights) or not all(map(_Version.is_of, versions, weights)):
+        versions = [_Version.of(weight) for weight in weights]
+        result = make()
+        results[name] = versions, result
+    return cast(Made, result)
 
 
 def forget(model: nn.Module) -> None:
