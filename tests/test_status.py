@@ -419,8 +419,8 @@ def test_durations_are_in_the_unit_that_suits_them(seconds: float, text: str) ->
 
 @pytest.fixture
 def command(plan: Plan) -> Callable[..., subprocess.Popen[str]]:
-    """Start the installed command in the plan's folder."""
-    line = [str(Path(sys.executable).parent / "fgaseg"), "status"]
+    """Start the installed command in the plan's folder; it hears Ctrl-C, which a shell's background jobs do not."""
+    line = ["env", "--default-signal=INT", str(Path(sys.executable).parent / "fgaseg"), "status"]
     return lambda *arguments: subprocess.Popen(
         [*line, *arguments], cwd=plan.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
