@@ -7,8 +7,9 @@ products. These round otherwise than `F.interpolate`, whose values are the defin
 the rounding might decide, `F.interpolate` decides.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import torch
@@ -27,7 +28,8 @@ _ROUNDING = 10
 """Relative, in units of eps. Each of two ways to interpolate errs by at most 2 eps, so two classes by 8 in all; weights
 that are rounded to half precision and no longer add up to 1 are covered, too."""
 
-_GROUP = 16
+_GROUPS = 32
+"""Of candidates: first the best of each group, in whole vectors; then the best within the best group."""
 
 _MANY_CANDIDATES = 100
 """Of a tile on average: from there on, threads gain more than they lose by waiting for Python's lock."""
@@ -48,12 +50,12 @@ def label_map(scores: Tensor, height: int, width: int, chunk: int = 32) -> Tenso
     contested = torch.zeros(height, width, dtype=torch.bool)
     close = torch.zeros(len(scores), dtype=torch.bool)
     with one_thread() as threads:  # a tile's work is too small to be shared
-        tiles = list(_tiles(scores, height, width))
-        found = _best_of_tiles(scores, tiles, threads)
-        for tile, (winners, open_pixels, open_classes) in zip(tiles, found, strict=True):
-            labels[tile.rows, tile.columns] = winners
+        rows = _tiles(scores, height, width, threads)
+        for tile, (winners, open_pixels, open_classes) in zip(chain(*rows), _best(scores, rows, threads), strict=True):
+            at = tile.down.pixels, tile.across.pixels
+            labels[at] = winners
             if open_classes is not None:
-                contested[tile.rows, tile.columns] = open_pixels
+                contested[at] = open_pixels
                 close[open_classes] = True
     if contested.any():
         classes, pixels = close.nonzero().squeeze(1), contested.flatten().nonzero().squeeze(1)
@@ -61,12 +63,11 @@ def label_map(scores: Tensor, height: int, width: int, chunk: int = 32) -> Tenso
     return labels
 
 
-def _best_of_tiles(scores: Tensor, tiles: Sequence["_Tile"], threads: int) -> Iterator[_Best]:
-    """`_tile_best` of each tile, in order; where tiles have many candidates, several tiles at a time."""
-    work = partial(_tile_best, scores)
-    if threads == 1 or sum(len(tile.candidates) for tile in tiles) < _MANY_CANDIDATES * len(tiles):
-        return map(work, tiles)
-    return side_by_side(work, tiles, threads)
+def _best(scores: Tensor, rows: Sequence[Sequence["_Tile"]], threads: int) -> Iterable[_Best]:
+    """`_tile_best` of each tile, in order; where tiles have many candidates, several rows at a time."""
+    work, counts = partial(_row_best, scores), [len(tile.candidates) for tile in chain(*rows)]
+    alone = sum(counts) < _MANY_CANDIDATES * len(counts)
+    return chain.from_iterable(map(work, rows) if alone else side_by_side(work, rows, threads))
 
 
 def _interpolated_best(scores: Tensor, height: int, width: int, chunk: int, pixels: Tensor | None = None) -> Tensor:
@@ -88,23 +89,36 @@ def _interpolated_best(scores: Tensor, height: int, width: int, chunk: int, pixe
     return labels
 
 
-class _Tile(NamedTuple):
-    """Pixels, the cells that they lie between, the classes that can win there, in order, and the values' uncertainty."""
+class _Span(NamedTuple):
+    """Pixels along one axis, the cells that they lie between, and the weight of each cell in each pixel."""
 
-    rows: slice
-    columns: slice
-    cells: tuple[slice, slice]
-    weights: tuple[Tensor, Tensor]
+    pixels: slice
+    cells: slice
+    weights: Tensor
+
+
+class _Tile(NamedTuple):
+    """Its two axes, the classes that can win there, in order, and the uncertainty of the values; all exceed `bound`."""
+
+    down: _Span
+    across: _Span
     candidates: Tensor
     slack: float
     bound: float
 
 
-def _weights(cells: int, pixels: int, dtype: torch.dtype) -> Tensor:
-    """The weight of each cell in each pixel along one axis (pixels, cells), as `F.interpolate` has it."""
+def _spans(cells: int, pixels: int, step: int, dtype: torch.dtype) -> list[_Span]:
+    """The pixels from every `step`-th cell on, with the weights of `F.interpolate`; none where cells outnumber pixels."""
     impulses = torch.eye(cells, dtype=dtype)[None, None]
     weights = F.interpolate(impulses, size=(pixels, cells), mode="bilinear", align_corners=False)[0, 0]
-    return weights.to(torch.promote_types(dtype, torch.float32))
+    weights = weights.to(torch.promote_types(dtype, torch.float32))
+    first_cell = (weights != 0).int().argmax(1)
+    starts = torch.searchsorted(first_cell, torch.arange(0, cells, step)).tolist()
+    spans = []
+    for n, (start, stop) in enumerate(pairwise([*starts, pixels])):
+        between = slice(step * n, step * (n + 1) + 1)
+        spans.append(_Span(slice(start, stop), between, weights[start:stop, between]))
+    return spans
 
 
 def _pooled(values: Tensor, axis: int, step: int, largest: bool) -> Tensor:
@@ -120,67 +134,76 @@ def _pooled(values: Tensor, axis: int, step: int, largest: bool) -> Tensor:
     return pooled
 
 
-def _tiles(scores: Tensor, height: int, width: int) -> Iterator[_Tile]:
-    """Tiles that cover all pixels, each with its candidates."""
+def _extremes(step: int, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest and the least cell of each class in each tile (K, tiles down, tiles across)."""
+    largest, least = (_pooled(_pooled(scores, 1, step, side), 2, step, side) for side in (True, False))
+    return largest, least
+
+
+def _tiles(scores: Tensor, height: int, width: int, threads: int) -> list[list[_Tile]]:
+    """Rows of tiles that cover all pixels, each with its candidates."""
     _, rows, columns = scores.shape
     step = max(1, round((_TILE_PIXELS * rows * columns / (height * width)) ** 0.5))
-    largest = _pooled(_pooled(scores, 1, step, True), 2, step, True)
-    least = _pooled(_pooled(scores, 1, step, False), 2, step, False)
+    extremes = side_by_side(partial(_extremes, step), scores.chunk(threads), threads)
+    largest, least = (torch.cat(parts) for parts in zip(*extremes, strict=True))
     bounds = least.amax(0)
     slack = _ROUNDING * torch.finfo(scores.dtype).eps * torch.maximum(largest.amax(0).abs(), least.amin(0).abs())
     possible = (largest >= bounds - slack).flatten(1).T.contiguous()
     candidates = possible.nonzero()[:, 1].split(possible.sum(1).tolist())
-    vertical, horizontal = (_weights(*sizes, scores.dtype) for sizes in ((rows, height), (columns, width)))
-    starts = [_starts(weights, step) for weights in (vertical, horizontal)]
-    across = len(starts[1]) - 1
-    for i in range(len(starts[0]) - 1):
-        for j in range(across):
-            y, x = slice(*starts[0][i : i + 2]), slice(*starts[1][j : j + 2])
-            if y.start == y.stop or x.start == x.stop:
-                continue
-            cells = tuple(slice(step * n, step * (n + 1) + 1) for n in (i, j))
-            weights = vertical[y, cells[0]], horizontal[x, cells[1]]
-            here = candidates[i * across + j]
-            yield _Tile(y, x, (cells[0], cells[1]), weights, here, float(slack[i, j]), float(bounds[i, j]))
+    down, across = _spans(rows, height, step, scores.dtype), _spans(columns, width, step, scores.dtype)
+
+    def tile(i: int, j: int) -> _Tile:
+        here = candidates[i * len(across) + j]
+        return _Tile(down[i], across[j], here, float(slack[i, j]), float(bounds[i, j]))
+
+    return [[tile(i, j) for j in _filled(across)] for i in _filled(down)]
 
 
-def _starts(weights: Tensor, step: int) -> list[int]:
-    """The first pixel of each tile along one axis, and the number of pixels."""
-    first_cell = (weights != 0).int().argmax(1)
-    edges = torch.arange(0, weights.shape[1], step)
-    return [*torch.searchsorted(first_cell, edges).tolist(), len(weights)]
+def _filled(spans: Sequence[_Span]) -> list[int]:
+    """The positions of those that have pixels."""
+    return [i for i, span in enumerate(spans) if len(span.weights)]
+
+
+def _row_best(scores: Tensor, row: Sequence[_Tile]) -> list[_Best]:
+    """`_tile_best` of each of the tiles in a row."""
+    cells = scores[:, row[0].down.cells]
+    if 4 * sum(len(tile.candidates) for tile in row) > len(row) * len(scores):
+        cells = cells.contiguous()  # classes lay whole pages apart, and such places in memory share one of few in a cache
+    return [_tile_best(cells, tile) for tile in row]
 
 
 def _tile_best(scores: Tensor, tile: _Tile) -> _Best:
     """The best class of each of the tile's pixels (h, w), which of them (h, w) are contested, and between which classes.
 
-    The last is None where none is contested.
+    The last is None where none is contested. The scores are those of the row of tiles: (K, r, C).
     """
-    size = tile.weights[0].shape[0], tile.weights[1].shape[0]
+    size = len(tile.down.weights), len(tile.across.weights)
     classes = tile.candidates
     if len(classes) == 1:
         return classes.expand(size), torch.zeros(size, dtype=torch.bool), None
-    values = _interpolate(scores, tile)
-    groups = values.unflatten(0, (-1, min(_GROUP, len(values))))
+    values = _interpolate(scores[:, :, tile.across.cells], tile)
+    groups = values.unflatten(1, (-1, min(_GROUPS, values.shape[1])))
     tops = groups.amax(1)
-    best, group = tops.max(0)
-    members = groups.gather(0, group.expand(1, groups.shape[1], -1))[0]
-    labels = classes[group * groups.shape[1] + members.max(0).indices].view(size)
-    floor = best - tile.slack
-    contested = (tops >= floor).sum(0) + (members >= floor).sum(0) > 2
+    best, group = tops.max(1, keepdim=True)
+    members = groups.gather(2, group[:, None].expand(-1, groups.shape[1], -1)).squeeze(2)
+    member = members.argmax(1, keepdim=True)
+    labels = classes[member * groups.shape[2] + group].view(size)
+    seconds = tops.scatter(1, group, -torch.inf).amax(1), members.scatter(1, member, -torch.inf).amax(1)
+    floor = best.squeeze(1) - tile.slack
+    contested = torch.maximum(*seconds) >= floor
     if not contested.any():
         return labels, contested.view(size), None
-    near = (values[: len(classes), contested] >= floor[contested]).any(1)
+    near = (values[contested] >= floor[contested, None]).any(0)[: len(classes)]
     return labels, contested.view(size), classes[near]
 
 
-def _interpolate(scores: Tensor, tile: _Tile) -> Tensor:
-    """Values of the candidates in the tile's pixels (m, h * w), filled up to whole groups with values that never win."""
-    count = len(tile.candidates)
-    size = count if count <= _GROUP else -(-count // _GROUP) * _GROUP
-    vertical, horizontal = tile.weights
-    cells = scores[:, tile.cells[0], tile.cells[1]].index_select(0, tile.candidates).to(vertical.dtype)
-    if size > count:
+def _interpolate(cells: Tensor, tile: _Tile) -> Tensor:
+    """Cells (K, r, c) -> the candidates' values (h * w, m), filled up to whole groups with values that never win."""
+    count, down, across = len(tile.candidates), tile.down.weights, tile.across.weights
+    if count < len(cells):
+        cells = cells.index_select(0, tile.candidates)
+    cells = cells.permute(1, 2, 0).to(down.dtype)
+    if count > _GROUPS and count % _GROUPS:
         never = min(0.0, 2 * tile.bound) - 1 - tile.slack
-        cells = torch.cat([cells, cells.new_full((size - count, *cells.shape[1:]), never)])
-    return (vertical @ (cells.flatten(0, 1) @ horizontal.T).view(size, cells.shape[1], -1)).flatten(1)
+        cells = F.pad(cells, (0, _GROUPS - count % _GROUPS), value=never)
+    return (down @ (across @ cells).flatten(1)).view(-1, cells.shape[2])
