@@ -37,6 +37,13 @@ def test_results_come_in_order_from_threads_that_share_no_operation() -> None:
     assert torch.get_num_threads() == 2
 
 
+def test_a_single_thread_is_the_caller_s_own() -> None:
+    """As with `map`; without gradients all the same."""
+    weight = torch.ones(1, requires_grad=True)
+    found = list(side_by_side(lambda i: (threading.get_ident(), (i * weight).requires_grad), range(3), 1))
+    assert found == 3 * [(threading.get_ident(), False)]
+
+
 def test_the_same_threads_work_again() -> None:
     def work(_: int) -> int:
         time.sleep(0.02)

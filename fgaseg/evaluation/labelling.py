@@ -168,7 +168,7 @@ def _row_best(scores: Tensor, row: Sequence[_Tile]) -> list[_Best]:
     """`_tile_best` of each of the tiles in a row."""
     cells = scores[:, row[0].down.cells]
     if 4 * sum(len(tile.candidates) for tile in row) > len(row) * len(scores):
-        cells = cells.contiguous()  # classes lay whole pages apart, and such places in memory share one of few in a cache
+        cells = cells.contiguous()  # close together they fit into the cache; as they lie, they may all claim one part of it
     return [_tile_best(cells, tile) for tile in row]
 
 

@@ -96,7 +96,7 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], threads:
         with torch.inference_mode(inference), torch.no_grad(), torch.autocast("cpu", dtype, cast):
             return work(item)
 
-    if getattr(_IN_POOL, "yes", False):
+    if threads == 1 or getattr(_IN_POOL, "yes", False):
         yield from map(alike, items)
         return
     pending: deque[Future[Result]] = deque()
