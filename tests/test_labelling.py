@@ -123,6 +123,35 @@ def test_few_pixels_of_few_classes_need_exact_values(kind: Callable[..., Tensor]
     assert sum(sizes) < 100
 
 
+@pytest.mark.parametrize("size", [(4, 300), (2, 3)], ids=str)
+def test_cells_may_outnumber_pixels(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some tiles then have no pixel."""
+    monkeypatch.setattr(labelling, "_TILE_PIXELS", 64)
+    scores = noise(40, 300, 4)
+    assert not all(len(span.weights) for span in labelling._spans(300, size[0], 8, torch.float32))
+    assert torch.equal(label_map(scores, *size), plain(scores, *size))
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+@pytest.mark.parametrize("kind", [noise, smooth, nearly_equal])
+def test_autocast_and_the_order_in_memory_change_nothing(
+    kind: Callable[..., Tensor], tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labelling, "_FEW_VALUES", 0 if tiles else 2**60)
+    scores = kind(40, 24, 24)
+    expected = plain(scores, 77, 102)
+    channels_last = scores[None].to(memory_format=torch.channels_last)[0]
+    assert torch.equal(label_map(channels_last, 77, 102, chunk=64), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(label_map(scores, 77, 102), expected)
+
+
+@pytest.mark.parametrize(("scale", "dtype"), [(2e-6, torch.float16), (1e-43, torch.float32), (1e37, torch.float32)])
+def test_values_may_be_as_small_or_large_as_their_precision_allows(scale: float, dtype: torch.dtype) -> None:
+    scores = (noise(40, 24, 24) * scale).to(dtype)
+    assert torch.equal(label_map(scores, 77, 102), plain(scores, 77, 102))
+
+
 def test_few_candidates_remain_where_a_model_is_sure() -> None:
     tiles = list(chain(*labelling._tiles(smooth(200, 96, 96), 300, 320, threads=1)))
     counts = [len(tile.candidates) for tile in tiles]
@@ -147,8 +176,9 @@ def test_large_values_of_either_sign_are_compared_exactly() -> None:
 
 
 @pytest.mark.parametrize("classes", [60, 200])
-def test_several_threads_give_the_same_labels_and_are_left_as_they_were(classes: int) -> None:
-    scores = nearly_equal(classes, 24, 24)
+@pytest.mark.parametrize("kind", [noise, nearly_equal])
+def test_several_threads_give_the_same_labels_and_are_left_as_they_were(kind: Callable[..., Tensor], classes: int) -> None:
+    scores = kind(classes, 24, 24)
     torch.set_num_threads(2)
     assert torch.equal(label_map(scores, 77, 102), plain(scores, 77, 102))
     assert torch.get_num_threads() == 2

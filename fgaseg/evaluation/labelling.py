@@ -40,16 +40,18 @@ _Best = tuple[Tensor, Tensor, Tensor | None]
 def label_map(scores: Tensor, height: int, width: int, chunk: int = 32) -> Tensor:
     """Scores (K, R, C), finite -> the best class of each of height x width pixels, int64; of equal ones the first wins.
 
-    The values that are compared are those of `F.interpolate`, bilinear. No more than `chunk` classes are at full size at
-    a time, and on the CPU few ever are.
+    The values that are compared are those of `F.interpolate`, bilinear, for contiguous scores of any number of classes but
+    three, for which it rounds otherwise. No more than `chunk` classes are at full size at a time; on the CPU few ever are.
     """
+    scores = scores.contiguous()
     everything = len(scores) * height * width
     if scores.device.type != "cpu" or everything < _FEW_VALUES or torch.get_float32_matmul_precision() != "highest":
         return _interpolated_best(scores, height, width, chunk).view(height, width)
     labels = torch.zeros(height, width, dtype=torch.long)
     contested = torch.zeros(height, width, dtype=torch.bool)
     close = torch.zeros(len(scores), dtype=torch.bool)
-    with one_thread() as threads:  # a tile's work is too small to be shared
+    # a tile's work is too small to be shared; products in half precision are less exact than `_ROUNDING` says
+    with one_thread() as threads, torch.autocast("cpu", enabled=False):
         rows = _tiles(scores, height, width, threads)
         for tile, (winners, open_pixels, open_classes) in zip(chain(*rows), _best(scores, rows, threads), strict=True):
             at = tile.down.pixels, tile.across.pixels
@@ -98,7 +100,7 @@ class _Span(NamedTuple):
 
 
 class _Tile(NamedTuple):
-    """Its two axes, the classes that can win there, in order, and the uncertainty of the values; all exceed `bound`."""
+    """Its two axes, the classes that can win there, in order, how uncertain a value is, and what the best one reaches."""
 
     down: _Span
     across: _Span
@@ -108,7 +110,7 @@ class _Tile(NamedTuple):
 
 
 def _spans(cells: int, pixels: int, step: int, dtype: torch.dtype) -> list[_Span]:
-    """The pixels from every `step`-th cell on, with the weights of `F.interpolate`; none where cells outnumber pixels."""
+    """The pixels from every `step`-th cell on, with the weights of `F.interpolate`; some may have none."""
     impulses = torch.eye(cells, dtype=dtype)[None, None]
     weights = F.interpolate(impulses, size=(pixels, cells), mode="bilinear", align_corners=False)[0, 0]
     weights = weights.to(torch.promote_types(dtype, torch.float32))
@@ -147,7 +149,9 @@ def _tiles(scores: Tensor, height: int, width: int, threads: int) -> list[list[_
     extremes = side_by_side(partial(_extremes, step), scores.chunk(threads), threads)
     largest, least = (torch.cat(parts) for parts in zip(*extremes, strict=True))
     bounds = least.amax(0)
-    slack = _ROUNDING * torch.finfo(scores.dtype).eps * torch.maximum(largest.amax(0).abs(), least.amin(0).abs())
+    limits = torch.finfo(scores.dtype)
+    magnitude = torch.maximum(largest.amax(0).abs(), least.amin(0).abs()).clamp(min=limits.smallest_normal)
+    slack = _ROUNDING * limits.eps * magnitude
     possible = (largest >= bounds - slack).flatten(1).T.contiguous()
     candidates = possible.nonzero()[:, 1].split(possible.sum(1).tolist())
     down, across = _spans(rows, height, step, scores.dtype), _spans(columns, width, step, scores.dtype)
@@ -156,19 +160,14 @@ def _tiles(scores: Tensor, height: int, width: int, threads: int) -> list[list[_
         here = candidates[i * len(across) + j]
         return _Tile(down[i], across[j], here, float(slack[i, j]), float(bounds[i, j]))
 
-    return [[tile(i, j) for j in _filled(across)] for i in _filled(down)]
-
-
-def _filled(spans: Sequence[_Span]) -> list[int]:
-    """The positions of those that have pixels."""
-    return [i for i, span in enumerate(spans) if len(span.weights)]
+    return [[tile(i, j) for j in range(len(across))] for i in range(len(down))]
 
 
 def _row_best(scores: Tensor, row: Sequence[_Tile]) -> list[_Best]:
     """`_tile_best` of each of the tiles in a row."""
     cells = scores[:, row[0].down.cells]
     if 4 * sum(len(tile.candidates) for tile in row) > len(row) * len(scores):
-        cells = cells.contiguous()  # close together they fit into the cache; as they lie, they may all claim one part of it
+        cells = cells.contiguous()  # as they lie, whole pages apart, all classes may fall into the same few sets of a cache
     return [_tile_best(cells, tile) for tile in row]
 
 
@@ -204,6 +203,5 @@ def _interpolate(cells: Tensor, tile: _Tile) -> Tensor:
         cells = cells.index_select(0, tile.candidates)
     cells = cells.permute(1, 2, 0).to(down.dtype)
     if count > _GROUPS and count % _GROUPS:
-        never = min(0.0, 2 * tile.bound) - 1 - tile.slack
-        cells = F.pad(cells, (0, _GROUPS - count % _GROUPS), value=never)
+        cells = F.pad(cells, (0, _GROUPS - count % _GROUPS), value=tile.bound - 3 * tile.slack)
     return (down @ (across @ cells).flatten(1)).view(-1, cells.shape[2])

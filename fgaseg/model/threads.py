@@ -84,7 +84,7 @@ os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its
 
 
 def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """`work` of each item, in order, on so many threads; to be called within `one_thread`.
+    """`work` of each item, in order, on so many threads, of which one alone is the caller's; to be called within `one_thread`.
 
     There are no gradients. Inference mode and a CPU's autocast hold for the work too; other modes that torch keeps for each
     thread apart, such as a counter of operations, do not. Work that itself calls this does its own items in turn.
