@@ -67,11 +67,12 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:
-    """Softmax attention over (N, T, D); `visible` (N or 1, 1, T, T) is False where a query must not look."""
+    """Softmax attention over (N, T, D); `visible` (W, 1, T, T), N a multiple of W, is False where a query must not look."""
     q, k, v = (split_heads(x, heads) for x in (q, k, v))
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
     if visible is not None:
-        scores = scores.masked_fill(~visible, -math.inf)
+        hidden = torch.zeros(visible.shape, dtype=scores.dtype, device=scores.device).masked_fill(~visible, -math.inf)
+        scores = (scores.unflatten(0, (-1, len(visible))) + hidden).flatten(0, 1)
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
@@ -214,14 +215,13 @@ def visible_in_windows(height: int, width: int, size: int, shift: int) -> Tensor
 
 def swin_block(weights: Weights, x: Tensor, guidance: Tensor, heads: int, size: int, shift: int) -> Tensor:
     """Maps (N, h, w, D) with vision guidance (N, h, w, G) -> (N, h, w, D)."""
-    n, height, width, _ = x.shape
-    y, visible = layer_norm(part(weights, "norm1"), x), None
+    _, height, width, dim = x.shape
+    y, visible = torch.cat([layer_norm(part(weights, "norm1"), x), guidance], -1), None
     if shift:
-        y, guidance = (torch.roll(t, (-shift, -shift), (1, 2)) for t in (y, guidance))
-        visible = visible_in_windows(height, width, size, shift).to(x.device).repeat(n, 1, 1, 1)
-    y, guidance = windows(y, size), windows(guidance, size)
-    guided = torch.cat([y, guidance], -1)
-    q, k, v = (linear(part(weights, f"attention.{name}"), t) for name, t in (("q", guided), ("k", guided), ("v", y)))
+        y = torch.roll(y, (-shift, -shift), (1, 2))
+        visible = visible_in_windows(height, width, size, shift).to(x.device)
+    y = windows(y, size)
+    q, k, v = (linear(part(weights, f"attention.{name}"), t) for name, t in (("q", y), ("k", y), ("v", y[..., :dim])))
     y = linear(part(weights, "attention.proj"), attend(q, k, v, heads, visible))
     y = joined(y, size, height, width)
     if shift:
@@ -236,7 +236,7 @@ def spatial_aggregation(weights: Weights, maps: Tensor, guidance: Tensor, params
     batch, _, classes, height, width = maps.shape
     p = params.propagation
     x = maps.permute(0, 2, 3, 4, 1).reshape(batch * classes, height, width, -1)
-    g = layer_norm(part(weights, "guidance_norm"), guidance.permute(0, 2, 3, 1)).repeat_interleave(classes, 0)
+    g = layer_norm(part(weights, "guidance_norm"), guidance.permute(0, 2, 3, 1).repeat_interleave(classes, 0))
     for i, shift in enumerate((0, p.window // 2)):
         x = swin_block(part(weights, f"blocks.{i}"), x, g, p.heads, p.window, shift)
     return x.unflatten(0, (batch, classes)).permute(0, 4, 1, 2, 3).contiguous()
@@ -259,9 +259,8 @@ def class_aggregation(weights: Weights, maps: Tensor, guidance: Tensor, params: 
     """Maps (B, D, K, h, w) and text guidance (B, K, G) -> (B, D, K, h, w)."""
     batch, _, classes, height, width = maps.shape
     p = params.propagation
-    x = maps
-    if training and p.pooling > 1:
-        x = F.avg_pool3d(maps, (1, p.pooling, p.pooling))
+    pooling = p.pooling if training else 1
+    x = F.avg_pool2d(of_classes(maps), pooling).unflatten(0, (batch, classes)).transpose(1, 2)
     rows, columns = x.shape[-2:]
     missing = max(p.class_cap - classes, 0)
     padding = weights["padding_map"][None, :, None, None, None].expand(batch, -1, missing, rows, columns)
@@ -269,14 +268,12 @@ def class_aggregation(weights: Weights, maps: Tensor, guidance: Tensor, params: 
     g = torch.cat([guidance, weights["padding_guidance"].expand(batch, missing, -1)], 1).repeat_interleave(rows * columns, 0)
     y = layer_norm(part(weights, "norm1"), x)
     q, k = (linear(part(weights, name), torch.cat([y, g], -1)) for name in ("q", "k"))
-    y = x + linear_attention(q, k, linear(part(weights, "v"), y), p.heads)
-    y = y + linear(part(weights, "mlp.fc2"), linear(part(weights, "mlp.fc1"), layer_norm(part(weights, "norm2"), y)).relu())
-    change = (y - x).unflatten(0, (batch, rows, columns)).permute(0, 4, 3, 1, 2)[:, :, :classes]
-    if (rows, columns) != (height, width):
-        flat = change.transpose(1, 2).flatten(0, 1)
-        flat = F.interpolate(flat, size=(height, width), mode="bilinear", align_corners=False)
-        change = flat.unflatten(0, (batch, classes)).transpose(1, 2)
-    return maps + change
+    attended = linear_attention(q, k, linear(part(weights, "v"), y), p.heads)
+    y = layer_norm(part(weights, "norm2"), x + attended)
+    change = attended + linear(part(weights, "mlp.fc2"), linear(part(weights, "mlp.fc1"), y).relu())
+    change = change.unflatten(0, (batch, rows, columns)).permute(0, 3, 4, 1, 2).flatten(0, 1)
+    change = F.interpolate(change, size=(height, width), mode="bilinear", align_corners=False)
+    return maps + change.unflatten(0, (batch, -1)).transpose(1, 2)[:, :, :classes]
 
 
 def double_conv(weights: Weights, x: Tensor) -> Tensor:
