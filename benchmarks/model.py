@@ -100,10 +100,10 @@ def _encode_text(plain: bool, classes: int) -> Call:
     return _inference(lambda: clip.encode_text(cut))
 
 
-def _plain_crop(classes: int, projector: bool) -> Call:
+def _plain_crop(classes: int, dropped: bool) -> Call:
     model, image = paper_model().eval(), crop()
     text = _text(model, classes)[:, 0]
-    return _inference(lambda: reference.forward(model, image, text, projector=projector))
+    return _inference(lambda: reference.forward(model, image, text, dropped=dropped))
 
 
 def _fast_crop(classes: int, compiled: bool = False) -> Call:
@@ -180,7 +180,7 @@ def _crop_cases(k: int) -> list[Case]:
     group = f"one crop, K = {k}"
     calls = {
         "plain": partial(_plain_crop, k, False),
-        "plain-projector": partial(_plain_crop, k, True),
+        "plain-dropped": partial(_plain_crop, k, True),
         "fast": partial(_fast_crop, k),
         "compiled": partial(_fast_crop, k, True),
         **{f"top-{n}": partial(_top_n_crop, k, n) for n in TOP_N},

@@ -1,9 +1,11 @@
 """The method as it is written down: the yardstick of speed, and the answer that the fast model is tested against.
 
 Each step stands here as the method (and the released code, where the method leaves it open) states it, one operation after
-the other for every class, on maps of the released code's layout: guidance is concatenated to every class's map, classes are
-padded up to the cap, attention is a product, a softmax and a product. Nothing is shared with `fgaseg.model` but the names of
-its parameters. What the released code does by mistake is left out: loops over classes in Python, two sigmoids in a row.
+the other for every class, on maps that lie in memory as the released code's do: guidance is concatenated to every class's map,
+classes are padded up to the cap, attention is a product, a softmax and a product; in CLIP alone it is PyTorch's fused kernel,
+which the released code's `nn.MultiheadAttention` runs too. Nothing is shared with `fgaseg.model` but the names of its
+parameters and which GELU its CLIP has. What the released code does by mistake is left out: loops over classes in Python, two
+sigmoids in a row.
 
 Axes: B images, K classes, C embedding size, D hidden channels, G guidance channels, h x w patch grid, M heads. There is one
 prompt for each class.
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from fgaseg.model.clip import DenseCLIP
 from fgaseg.model.fgaseg import FGAseg
+from fgaseg.model.lean import QuickGELU
 from fgaseg.schema import Evaluation, Model
 
 Weights = Mapping[str, Tensor]
@@ -66,6 +69,10 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
+def quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:
     """Softmax attention over (N, T, D); `visible` (W, 1, T, T), N a multiple of W, is False where a query must not look."""
     q, k, v = (split_heads(x, heads) for x in (q, k, v))
@@ -76,21 +83,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, visible: Tensor | None =
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
-def clip_block(block: Any, x: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:
-    """A transformer block of CLIP: tokens (N, T, width)."""
+def clip_feed_forward(block: Any, x: Tensor) -> Tensor:
+    """The second half of a transformer block of CLIP: tokens (N, T, width)."""
+    weights = weights_of(block)
+    gelu = quick_gelu if isinstance(block.mlp.gelu, QuickGELU) else F.gelu
+    hidden = gelu(linear(part(weights, "mlp.c_fc"), layer_norm(part(weights, "ln_2"), x)))
+    return x + linear(part(weights, "mlp.c_proj"), hidden)
+
+
+def clip_block(block: Any, x: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """A transformer block of CLIP: tokens (N, T, width); `mask` (T, T) is added to the scores."""
     weights = weights_of(block)
     y = layer_norm(part(weights, "ln_1"), x)
-    q, k, v = (linear(part(weights, f"attn.{name}_proj"), y) for name in "qkv")
-    x = x + linear(part(weights, "attn.out_proj"), attend(q, k, v, heads, visible))
-    hidden = block.mlp.gelu(linear(part(weights, "mlp.c_fc"), layer_norm(part(weights, "ln_2"), x)))
-    return x + linear(part(weights, "mlp.c_proj"), hidden)
+    q, k, v = (split_heads(linear(part(weights, f"attn.{name}_proj"), y), heads) for name in "qkv")
+    y = F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
+    return clip_feed_forward(block, x + linear(part(weights, "attn.out_proj"), y))
 
 
 def encode_text(clip: DenseCLIP, tokens: Tensor) -> Tensor:
     """Prompts of full length (K, L) -> L2-normalised `F_t` (K, C), read at the end token."""
     length = tokens.shape[1]
     x = clip.text["token_embedding"](tokens) + clip.text_positional_embedding[:length]
-    causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()[None, None]
+    causal = x.new_full((length, length), -math.inf).triu(1)
     transformer: Any = clip.text["transformer"]
     for block in transformer.resblocks:
         x = clip_block(block, x, block.attn.heads, causal)
@@ -98,8 +112,8 @@ def encode_text(clip: DenseCLIP, tokens: Tensor) -> Tensor:
     return F.normalize(x, dim=-1)
 
 
-def encode_image(clip: DenseCLIP, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Images (B, 3, S, S) -> `F_v` (B, C, h, w) and guidance features (B, width, h, w)."""
+def encode_image(clip: DenseCLIP, images: Tensor, dropped: bool = False) -> tuple[Tensor, list[Tensor]]:
+    """Images (B, 3, S, S) -> `F_v` (B, C, h, w) and guidance features (B, width, h, w); `dropped` as `forward` has it."""
     visual = clip.visual
     x = visual.conv1(images).flatten(2).transpose(1, 2)
     x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1) + visual.positional_embedding
@@ -111,13 +125,13 @@ def encode_image(clip: DenseCLIP, images: Tensor) -> tuple[Tensor, list[Tensor]]
         x = clip_block(block, x, block.attn.heads)
         if i in clip.guidance_layers:
             guidance.append(x[:, 1:].transpose(1, 2).unflatten(2, (side, side)))
-    weights, patches = weights_of(last), x[:, 1:]
-    value = linear(part(weights, "attn.v_proj"), layer_norm(part(weights, "ln_1"), patches))
-    residual = x[:, :1] if clip.dense_residual == "class_token" else patches
-    y = residual + linear(part(weights, "attn.out_proj"), value)
-    hidden = last.mlp.gelu(linear(part(weights, "mlp.c_fc"), layer_norm(part(weights, "ln_2"), y)))
-    y = y + linear(part(weights, "mlp.c_proj"), hidden)
-    return (visual.ln_post(y) @ visual.proj).transpose(1, 2).unflatten(2, (side, side)), guidance
+    weights, used = weights_of(last), x if dropped else x[:, 1:]
+    y = layer_norm(part(weights, "ln_1"), used)
+    for name in "qkv" if dropped else "v":  # only the value, which comes last, is used
+        path = linear(part(weights, "attn.out_proj"), linear(part(weights, f"attn.{name}_proj"), y))
+    y = clip_feed_forward(last, path + (x[:, :1] if clip.dense_residual == "class_token" else used))
+    y = visual.ln_post(y) @ visual.proj
+    return y[:, -side * side :].transpose(1, 2).unflatten(2, (side, side)), guidance
 
 
 def position_encoding(channels: int, height: int, width: int) -> Tensor:
@@ -155,7 +169,7 @@ def t2p_similarity(weights: Weights, image: Tensor, text: Tensor) -> Tensor:
     for i in (1, 5):
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         x = conv(part(weights, f"upsample.{i}"), x)
-        x = F.instance_norm(x, weight=weights[f"upsample.{i + 1}.weight"], bias=weights[f"upsample.{i + 1}.bias"]).relu()
+        x = F.instance_norm(x, weight=weights[f"upsample.{i + 1}.weight"], bias=weights[f"upsample.{i + 1}.bias"]).relu_()
     x = conv(part(weights, "upsample.8"), x)
     made = linear(part(weights, "kernel"), text)
     kernels = made[..., :-1].unflatten(2, (x.shape[1], 3, 3))
@@ -182,12 +196,20 @@ def of_classes(maps: Tensor) -> Tensor:
 
 def with_classes(maps: Tensor, batch: int) -> Tensor:
     """(B K, D, h, w) -> (B, D, K, h, w)."""
-    return maps.unflatten(0, (batch, -1)).transpose(1, 2).contiguous()
+    return maps.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def for_classes(of_image: Tensor, count: int) -> Tensor:
+    """What all classes of an image share: (B, ...) -> (B K, ...)."""
+    return of_image[:, None].expand(-1, count, *of_image.shape[1:]).flatten(0, 1)
 
 
 def fuse(weights: Weights, a: Tensor, b: Tensor, params: Model) -> Tensor:
-    """Two maps (N, D, H, W) -> (N, D, H, W)."""
-    return a + b if params.fusion == "add" else conv(part(weights, "linear"), torch.cat([a, b], 1))
+    """Two maps (N, D, ...) -> (N, D, ...)."""
+    if params.fusion == "add":
+        return a + b
+    both = torch.cat([a, b], 1).movedim(1, -1)
+    return F.linear(both, weights["linear.weight"].flatten(1), weights["linear.bias"]).movedim(-1, 1)
 
 
 def windows(x: Tensor, size: int) -> Tensor:
@@ -236,10 +258,10 @@ def spatial_aggregation(weights: Weights, maps: Tensor, guidance: Tensor, params
     batch, _, classes, height, width = maps.shape
     p = params.propagation
     x = maps.permute(0, 2, 3, 4, 1).reshape(batch * classes, height, width, -1)
-    g = layer_norm(part(weights, "guidance_norm"), guidance.permute(0, 2, 3, 1).repeat_interleave(classes, 0))
+    g = layer_norm(part(weights, "guidance_norm"), for_classes(guidance.permute(0, 2, 3, 1), classes))
     for i, shift in enumerate((0, p.window // 2)):
         x = swin_block(part(weights, f"blocks.{i}"), x, g, p.heads, p.window, shift)
-    return x.unflatten(0, (batch, classes)).permute(0, 4, 1, 2, 3).contiguous()
+    return x.unflatten(0, (batch, classes)).permute(0, 4, 1, 2, 3)
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -265,7 +287,7 @@ def class_aggregation(weights: Weights, maps: Tensor, guidance: Tensor, params: 
     missing = max(p.class_cap - classes, 0)
     padding = weights["padding_map"][None, :, None, None, None].expand(batch, -1, missing, rows, columns)
     x = torch.cat([x, padding], 2).permute(0, 3, 4, 2, 1).reshape(batch * rows * columns, classes + missing, -1)
-    g = torch.cat([guidance, weights["padding_guidance"].expand(batch, missing, -1)], 1).repeat_interleave(rows * columns, 0)
+    g = for_classes(torch.cat([guidance, weights["padding_guidance"].expand(batch, missing, -1)], 1), rows * columns)
     y = layer_norm(part(weights, "norm1"), x)
     q, k = (linear(part(weights, name), torch.cat([y, g], -1)) for name in ("q", "k"))
     attended = linear_attention(q, k, linear(part(weights, "v"), y), p.heads)
@@ -281,14 +303,14 @@ def double_conv(weights: Weights, x: Tensor) -> Tensor:
     for i in (0, 3):
         x = conv(part(weights, str(i)), x)
         norm = part(weights, str(i + 1))
-        x = F.group_norm(x, max(1, x.shape[1] // 16), norm["weight"], norm["bias"]).relu()
+        x = F.group_norm(x, max(1, x.shape[1] // 16), norm["weight"], norm["bias"]).relu_()
     return x
 
 
 def decoder_stage(weights: Weights, x: Tensor, guidance: Tensor) -> Tensor:
     """Maps (B K, D, H, W) and guidance (B, G, 2H, 2W) -> (B K, D', 2H, 2W)."""
     raised = transposed_conv(part(weights, "up"), x)
-    return double_conv(part(weights, "conv"), torch.cat([raised, guidance.repeat_interleave(len(x) // len(guidance), 0)], 1))
+    return double_conv(part(weights, "conv"), torch.cat([raised, for_classes(guidance, len(x) // len(guidance))], 1))
 
 
 def decoder(weights: Weights, maps: Tensor, local: Tensor | None, features: Sequence[Tensor], params: Model) -> Tensor:
@@ -315,19 +337,20 @@ def embed(weights: Weights, maps: Tensor) -> Tensor:
     return with_classes(conv(weights, maps.flatten(0, 1)[:, None]), len(maps))
 
 
-def forward(model: FGAseg, images: Tensor, text: Tensor, shared: bool = False, projector: bool = False) -> Answer:
+def forward(model: FGAseg, images: Tensor, text: Tensor, shared: bool = False, dropped: bool = False) -> Answer:
     """The whole method for images (B, 3, S, S) and `F_t` (K, C), with the weights of `model` and its mode.
 
-    `shared`: the images are views of one, and all keep the same classes where there are more than the cap. `projector`: run
-    the T2P projector in inference too, as the released code does.
+    `shared`: the images are views of one, and all keep the same classes where there are more than the cap. `dropped`: compute
+    in inference too what the released code computes there and drops: the T2P projector, and what the last block of CLIP's
+    image encoder makes of queries, keys and the class token.
     """
     params, weights = model.params, weights_of(model)
-    image, features = encode_image(model.clip, images)
+    image, features = encode_image(model.clip, images, dropped)
     aligned = text.expand(len(images), -1, -1)
     if params.p2tformer.layers:
         aligned = p2tformer(part(weights, "p2tformer"), text, image, params.p2tformer.layers, params.p2tformer.heads)
     alignment = None
-    if (model.training or projector) and params.t2p.weight > 0:
+    if (model.training or dropped) and params.t2p.weight > 0:
         alignment = t2p_similarity(part(weights, "projector"), image, aligned)
     gcs = torch.einsum("bchw,bkc->bkhw", F.normalize(image, dim=1), F.normalize(aligned, dim=-1))
     lcs = local_similarity(part(weights, "local"), image, aligned, params) if params.lcs.enabled else None
@@ -343,7 +366,7 @@ def forward(model: FGAseg, images: Tensor, text: Tensor, shared: bool = False, p
     maps, local = embed(part(weights, "embed_global.conv"), gcs), None
     if lcs is not None:
         local = embed(part(weights, "embed_local.conv"), lcs)
-        maps = with_classes(fuse(part(weights, "fuse"), of_classes(maps), of_classes(local), params), len(images))
+        maps = fuse(part(weights, "fuse"), maps, local, params)
     vision = conv(part(weights, "vision_guidance"), image).relu()
     guidance = linear(part(weights, "text_guidance"), aligned).relu()
     for i in range(params.propagation.blocks):
