@@ -199,9 +199,9 @@ def with_classes(maps: Tensor, batch: int) -> Tensor:
     return maps.unflatten(0, (batch, -1)).transpose(1, 2)
 
 
-def for_classes(of_image: Tensor, count: int) -> Tensor:
-    """What all classes of an image share: (B, ...) -> (B K, ...)."""
-    return of_image[:, None].expand(-1, count, *of_image.shape[1:]).flatten(0, 1)
+def repeated(each: Tensor, count: int) -> Tensor:
+    """What all classes, or all positions, of an image share: (B, ...) -> (B count, ...), a view for one image."""
+    return each[:, None].expand(-1, count, *each.shape[1:]).flatten(0, 1)
 
 
 def fuse(weights: Weights, a: Tensor, b: Tensor, params: Model) -> Tensor:
@@ -258,7 +258,7 @@ def spatial_aggregation(weights: Weights, maps: Tensor, guidance: Tensor, params
     batch, _, classes, height, width = maps.shape
     p = params.propagation
     x = maps.permute(0, 2, 3, 4, 1).reshape(batch * classes, height, width, -1)
-    g = layer_norm(part(weights, "guidance_norm"), for_classes(guidance.permute(0, 2, 3, 1), classes))
+    g = layer_norm(part(weights, "guidance_norm"), repeated(guidance.permute(0, 2, 3, 1), classes))
     for i, shift in enumerate((0, p.window // 2)):
         x = swin_block(part(weights, f"blocks.{i}"), x, g, p.heads, p.window, shift)
     return x.unflatten(0, (batch, classes)).permute(0, 4, 1, 2, 3)
@@ -287,7 +287,7 @@ def class_aggregation(weights: Weights, maps: Tensor, guidance: Tensor, params: 
     missing = max(p.class_cap - classes, 0)
     padding = weights["padding_map"][None, :, None, None, None].expand(batch, -1, missing, rows, columns)
     x = torch.cat([x, padding], 2).permute(0, 3, 4, 2, 1).reshape(batch * rows * columns, classes + missing, -1)
-    g = for_classes(torch.cat([guidance, weights["padding_guidance"].expand(batch, missing, -1)], 1), rows * columns)
+    g = repeated(torch.cat([guidance, weights["padding_guidance"].expand(batch, missing, -1)], 1), rows * columns)
     y = layer_norm(part(weights, "norm1"), x)
     q, k = (linear(part(weights, name), torch.cat([y, g], -1)) for name in ("q", "k"))
     attended = linear_attention(q, k, linear(part(weights, "v"), y), p.heads)
@@ -310,7 +310,7 @@ def double_conv(weights: Weights, x: Tensor) -> Tensor:
 def decoder_stage(weights: Weights, x: Tensor, guidance: Tensor) -> Tensor:
     """Maps (B K, D, H, W) and guidance (B, G, 2H, 2W) -> (B K, D', 2H, 2W)."""
     raised = transposed_conv(part(weights, "up"), x)
-    return double_conv(part(weights, "conv"), torch.cat([raised, for_classes(guidance, len(x) // len(guidance))], 1))
+    return double_conv(part(weights, "conv"), torch.cat([raised, repeated(guidance, len(x) // len(guidance))], 1))
 
 
 def decoder(weights: Weights, maps: Tensor, local: Tensor | None, features: Sequence[Tensor], params: Model) -> Tensor:
