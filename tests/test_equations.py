@@ -198,7 +198,7 @@ def test_embedding_and_fusion_are_one_convolution(fusion: Fusion) -> None:
         perturb(each, seed)
     first, second, other = random(2, 3, 4, 5), random(2, 3, 4, 5, seed=1), random(2, 3, 4, 4, 5, seed=2)
     both = channels_first(module.embedded(embed[0].convolution(), embed[1].convolution())(first, second))
-    beside = channels_first(module.first(channels_last(other)) + module.second(embed[1].convolution())(second))
+    beside = channels_first(module.ready().first(channels_last(other)) + module.second(embed[1].convolution())(second))
     for i, k in np.ndindex(2, 3):
         a, b = (
             oracle_layers.conv2d(oracle_layers.part(arrays(each), "conv"), maps[i, k][None].numpy())

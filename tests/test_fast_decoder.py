@@ -27,7 +27,7 @@ from fgaseg.loading import save_model
 from fgaseg.model import decoder as decoder_module
 from fgaseg.model.fast import DROPPED_LOGIT, one_channel
 from fgaseg.model.fgaseg import FGAseg
-from fgaseg.model.supplementation import Fuse
+from fgaseg.model.supplementation import Fused
 from fgaseg.params import load_launch
 from fgaseg.paths import Paths
 from fgaseg.plan import Plan
@@ -208,7 +208,6 @@ def test_only_classes_that_are_left_enter_the_later_parts(
         ("text guidance", fast_model.text_guidance, 0, 2),
         ("stage 1", decoder.stages[0], 1, 2),
         ("local maps, upsampled", decoder.lcs_up[1][3], 0, 1),
-        ("fusion 2", decoder.fuse[1], 0, 2),
         ("stage 2", decoder.stages[1], 1, 2),
     ):
         module.register_forward_pre_hook(count(name, argument, axes))
@@ -220,8 +219,8 @@ def test_only_classes_that_are_left_enter_the_later_parts(
 
         return call
 
-    first_fusion = cast(Fuse, decoder.fuse[0])
-    monkeypatch.setattr(first_fusion, "first", counted("fusion 1", first_fusion.first, 0))
+    monkeypatch.setattr(Fused, "first", counted("fusion 1", Fused.first, 1))
+    monkeypatch.setattr(Fused, "__call__", counted("fusion 2", Fused.__call__, 1))
     monkeypatch.setattr(decoder_module, "one_channel", counted("output", one_channel, 1))
     first, second, third = fast_model(images, unit_text(CLASSES, 128), shared=True, top_n=1).kept
     assert CLASSES > first > second > third

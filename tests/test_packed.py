@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from fgaseg.model import fgaseg, kept, packed
 from fgaseg.model.aggregation import GuidedLinear
 from fgaseg.model.fgaseg import FGAseg
-from fgaseg.model.lean import GELU, linear
-from fgaseg.model.packed import fits
+from fgaseg.model.lean import GELU, affine, linear
 from fgaseg.model.prompts import tokenise
 from fgaseg.schema import Params
 from fgaseg.training.optimisation import Step, initial_state
@@ -40,8 +39,10 @@ def layer() -> nn.Linear:
 def test_the_same_as_a_plain_layer(shape: tuple[int, ...], activation: nn.Module | None, layer: nn.Linear) -> None:
     x = torch.randn(shape)
     expected = layer(x) if activation is None else activation(layer(x))
-    assert fits(layer, x)
-    assert_close(linear(layer, x, activation), expected)
+    ready = affine(layer, activation)
+    assert ready.laid_out is not None
+    for result in (ready(x), ready(x), linear(layer, x, activation)):
+        assert_close(result, expected)
 
 
 @torch.no_grad()
@@ -74,23 +75,28 @@ def test_a_changed_weight_is_laid_out_anew(layer: nn.Linear, mode: type[torch.no
         with mode():
             mapped = guided.of_guidance(torch.ones(3))
             assert_close(linear(layer, x), layer(x))
-            assert_close(guided.beside(x, mapped), guided(F.pad(x, (0, 3), value=1.0)))
+            assert_close(guided.of_tokens()(x) + mapped, guided(F.pad(x, (0, 3), value=1.0)))
 
 
 def test_it_leaves_what_it_is_not_made_for(layer: nn.Linear) -> None:
     x = torch.randn(7, 24)
-    assert not fits(layer, x)  # a gradient is wanted
+    assert affine(layer).laid_out is None  # a gradient is wanted
     assert linear(layer, x).requires_grad
     with torch.no_grad():
-        assert not fits(layer, x.double())
-        assert not fits(layer, x[:0])
+        assert affine(layer).laid_out is not None
+        assert linear(layer, x[:0]).shape == (0, 40)
+        with pytest.raises(RuntimeError, match="same dtype"):
+            linear(layer, x.double())
         with torch.autocast("cpu", torch.bfloat16):
-            assert not fits(layer, x)
+            assert affine(layer).laid_out is None
             assert linear(layer, x).dtype == torch.bfloat16
         with torch.backends.mkldnn.flags(enabled=False):
-            assert not fits(layer, x)
+            assert affine(layer).laid_out is None
+        double = copy.deepcopy(layer).double()
+        assert affine(double).laid_out is None
+        assert_close(linear(double, x.double()).float(), layer(x))
     with torch.inference_mode():
-        assert not fits(nn.Linear(24, 40), x)
+        assert affine(nn.Linear(24, 40)).laid_out is None
 
 
 @torch.no_grad()
@@ -101,7 +107,8 @@ def test_the_whole_model_gives_the_same(tiny_model: FGAseg) -> None:
     model = tiny_model.eval()
 
     def packed_layers() -> int:
-        return sum("packed" in kept._KEPT.get(module, {}) for module in model.modules())
+        names = [name for module in model.modules() for name in kept._KEPT.get(module, {})]
+        return sum(isinstance(name, tuple) and name[0] == "packed" for name in names)
 
     with torch.backends.mkldnn.flags(enabled=False):
         plain = copy.deepcopy(model)(images, text).logits

@@ -104,7 +104,7 @@ def test_concatenated_inputs_keep_their_order(resolve: Resolve, clip: open_clip.
         (old["layers"][1]["swin_block"]["block_2"]["attn"]["q"], cast(Any, model.propagation).spatial[1].blocks[1].attention.q),
         (old["layers"][0]["attention"]["attention"]["k"], cast(Any, model.propagation).classes[0].k),
     ):
-        got = ours.beside(x, ours.of_guidance(guidance))
+        got = ours.of_tokens()(x) + ours.of_guidance(guidance)
         torch.testing.assert_close(got, layer(torch.cat([x, guidance], -1)), rtol=1e-4, atol=1e-5)
     fuse = cast(Any, model.decoder.fuse)
     for layer, ours in ((old["conv_cat"], model.fuse), (old["conv_cat_decoder_1"], fuse[0])):

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgaseg.model.chunks import Chunks
-from fgaseg.model.lean import GELU, FeedForward, linear, positive
-from fgaseg.model.packed import fits, packed_linear
+from fgaseg.model.lean import GELU, Affine, FeedForward, affine, made, positive
 from fgaseg.model.windows import Windows
 
 
@@ -26,23 +25,30 @@ class GuidedLinear(nn.Linear):
         """(..., G) -> (..., D), the bias included."""
         return F.linear(guidance, self.weight[:, self.out_features :], self.bias)
 
-    def beside(self, tokens: Tensor, mapped: Tensor) -> Tensor:
-        """Tokens (..., D) beside guidance that `of_guidance` has mapped and that may be broadcast -> (..., D)."""
-        weight = self.weight[:, : self.out_features]
-        product = packed_linear(self, weight, None, tokens) if fits(self, tokens) else F.linear(tokens, weight)
-        return product.add_(mapped)
+    def token_weight(self) -> Tensor:
+        """(D, D), of the tokens."""
+        return self.weight[:, : self.out_features]
+
+    def of_tokens(self) -> Affine:
+        """What the tokens (..., D) add to that."""
+        return made(self, "tokens", [self.weight], self.token_weight)
 
 
-class WindowGuidance(NamedTuple):
-    """What a Swin block needs of images, the same for all of their classes: mapped guidance (B, 1, h w, D), and windows."""
+class SwinGuide(NamedTuple):
+    """A Swin block made ready for images: linear maps, windows and what all classes of an image share.
 
-    queries: Tensor
-    keys: Tensor
+    `shared` (B, 1, h w, 3 D), in the windows' order, is what guidance adds to queries and keys, and the bias of all three.
+    """
+
+    qkv: Affine
+    proj: Affine
+    mlp: tuple[Affine, Affine]
     windows: Windows
+    shared: Tensor
 
-    def of(self, images: slice) -> "WindowGuidance":
-        """Some images' share."""
-        return WindowGuidance(self.queries[images], self.keys[images], self.windows)
+    def of(self, images: slice) -> "SwinGuide":
+        """For some of the images."""
+        return self._replace(shared=self.shared[images])
 
 
 class GuidedWindowAttention(nn.Module):
@@ -55,11 +61,23 @@ class GuidedWindowAttention(nn.Module):
         self.v = nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, guidance: WindowGuidance) -> Tensor:
+    def qkv(self) -> Affine:
+        """Tokens (..., D) -> what they add to queries, keys and values (..., 3 D)."""
+
+        def make() -> Tensor:
+            return torch.cat([self.q.token_weight(), self.k.token_weight(), self.v.weight])
+
+        return made(self, "qkv", [self.q.weight, self.k.weight, self.v.weight], make)
+
+    def shared(self, guidance: Tensor) -> Tensor:
+        """What all classes share: guidance (..., G) -> (..., 3 D)."""
+        values = self.v.bias.expand(*guidance.shape[:-1], -1)
+        return torch.cat([self.q.of_guidance(guidance), self.k.of_guidance(guidance), values], -1)
+
+    def forward(self, x: Tensor, guide: SwinGuide) -> Tensor:
         """x (b, n, h w, D), window by window -> the same."""
-        mapped = self.q.beside(x, guidance.queries), self.k.beside(x, guidance.keys), linear(self.v, x)
-        q, k, v = (t.flatten(0, 1).unflatten(2, (self.heads, -1)) for t in mapped)
-        return linear(self.proj, guidance.windows.attend(q, k, v)).view(x.shape)
+        qkv = guide.qkv(x).add_(guide.shared)
+        return guide.proj(guide.windows.attend(qkv.flatten(0, 1), self.heads)).view(x.shape)
 
 
 class GuidedSwinBlock(nn.Module):
@@ -73,19 +91,19 @@ class GuidedSwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = FeedForward(dim, dim * mlp_ratio, GELU())
 
-    def guide(self, guidance: Tensor) -> WindowGuidance:
+    def guide(self, guidance: Tensor) -> SwinGuide:
         """Vision guidance (B, h, w, G), normalised."""
         _, height, width, _ = guidance.shape
         windows = Windows.of(height, width, self.window, self.shift, guidance.device)
-        g = guidance.flatten(1, 2)[:, None, windows.order]
-        return WindowGuidance(self.attention.q.of_guidance(g), self.attention.k.of_guidance(g), windows)
+        shared = self.attention.shared(guidance.flatten(1, 2)[:, None, windows.order])
+        return SwinGuide(self.attention.qkv(), affine(self.attention.proj), self.mlp.ready(), windows, shared)
 
-    def forward(self, x: Tensor, guidance: WindowGuidance) -> Tensor:
-        """x (b, n, h, w, D) -> (b, n, h, w, D)."""
+    def forward(self, x: Tensor, guide: SwinGuide) -> Tensor:
+        """x (b, n, h, w, D) -> the same."""
         flat = x.flatten(2, 3)
-        ordered = self.norm1(flat).index_select(2, guidance.windows.order)
-        flat = self.attention(ordered, guidance).index_select(2, guidance.windows.back).add_(flat)
-        return self.mlp(self.norm2(flat)).add_(flat).view(x.shape)
+        ordered = self.norm1(flat).index_select(2, guide.windows.order)
+        flat = self.attention(ordered, guide).index_select(2, guide.windows.back).add_(flat)
+        return self.mlp(self.norm2(flat), guide.mlp).add_(flat).view(x.shape)
 
 
 class SpatialAggregation(nn.Module):
@@ -112,6 +130,26 @@ class SpatialAggregation(nn.Module):
         return chunks.by_class(both, maps, overwrite=True)
 
 
+class ClassGuide(NamedTuple):
+    """Class aggregation made ready for images: linear maps, and what all positions of an image share.
+
+    `values` gives a 1 after the D / M channels of each head: sums over the classes then count their weights too.
+    `queries` and `keys` (B, K, 1, D) are those of guidance, `padding` (M, D / M, D / M + 1) is what padding adds to the sums.
+    """
+
+    q: Affine
+    k: Affine
+    values: Affine
+    mlp: tuple[Affine, Affine]
+    queries: Tensor
+    keys: Tensor
+    padding: Tensor
+
+    def of(self, images: slice) -> "ClassGuide":
+        """For some of the images."""
+        return self._replace(queries=self.queries[images], keys=self.keys[images])
+
+
 class ClassAggregation(nn.Module):
     """Linear attention (feature map elu + 1) across the classes at each position, guided by the text.
 
@@ -130,33 +168,40 @@ class ClassAggregation(nn.Module):
         self.padding_map = nn.Parameter(torch.zeros(dim))
         self.padding_guidance = nn.Parameter(torch.zeros(guidance_dim))
 
-    def _padding(self, classes: int) -> tuple[Tensor, Tensor]:
-        """What the padding tokens of one position add to the sums of attention: (M, D / M, D / M) and (M, D / M)."""
-        count = max(self.class_cap - classes, 0)
-        pad = self.norm1(self.padding_map)
-        k = positive(self.k.beside(pad, self.k.of_guidance(self.padding_guidance)))
-        k, v = (t.unflatten(0, (self.heads, -1)) for t in (k, self.v(pad)))
-        return count * k[:, :, None] * v[:, None], count * k
+    def guide(self, guidance: Tensor) -> ClassGuide:
+        """Text guidance (B, K, G)."""
 
-    def _attend(self, x: Tensor, guidance: tuple[Tensor, Tensor], padding: tuple[Tensor, Tensor]) -> Tensor:
-        """x (b, K, S, D), S positions; mapped guidance of queries and keys (b, K, 1, D) -> (b, K, S, D)."""
+        def make() -> Tensor:
+            return F.pad(self.v.weight.unflatten(0, (self.heads, -1)), (0, 0, 0, 1)).flatten(0, 1)
+
+        ones = F.pad(self.v.bias.unflatten(0, (self.heads, -1)), (0, 1), value=1.0).flatten()
+        q, k, values = self.q.of_tokens(), self.k.of_tokens(), made(self, "values", [self.v.weight], make, ones)
+        g = guidance[:, :, None]
+        pad = self.norm1(self.padding_map)
+        key = positive(k(pad).add_(self.k.of_guidance(self.padding_guidance))).unflatten(0, (self.heads, -1))
+        value = values(pad).unflatten(0, (self.heads, -1))
+        padding = max(self.class_cap - guidance.shape[1], 0) * key[:, :, None] * value[:, None]
+        return ClassGuide(q, k, values, self.mlp.ready(), self.q.of_guidance(g), self.k.of_guidance(g), padding)
+
+    def _attend(self, x: Tensor, guide: ClassGuide) -> Tensor:
+        """x (b, K, S, D), S positions -> the same."""
         images, classes, positions, _ = x.shape
 
         def split(t: Tensor) -> Tensor:
-            """(b, K, S, D) -> (b S M, K, D / M), of one image without a copy."""
-            return t.view(images, classes, positions * self.heads, -1).transpose(1, 2).flatten(0, 1)
+            """(b, K, S, M E) -> (b, S M, K, E)."""
+            return t.view(images, classes, positions * self.heads, -1).transpose(1, 2)
 
-        q, k = (positive(each.beside(x, g)) for each, g in zip((self.q, self.k), guidance, strict=True))
-        q, k, v = split(q), split(k), split(linear(self.v, x))
-        memory = (padding[0] + (k.transpose(1, 2) @ v).unflatten(0, (-1, self.heads))).flatten(0, 1)
-        total = (padding[1] + k.sum(1).unflatten(0, (-1, self.heads))).flatten(0, 1)
-        out = (q @ memory) / (q @ total[:, :, None] + 1e-6)
-        return out.unflatten(0, (images, -1)).transpose(1, 2).reshape(x.shape)
+        q = split(positive(guide.q(x).add_(guide.queries)))
+        k = split(positive(guide.k(x).add_(guide.keys)))
+        sums = k.transpose(2, 3) @ split(guide.values(x))
+        sums = sums.unflatten(1, (positions, self.heads)).add_(guide.padding).flatten(1, 2)
+        out = q @ sums
+        return (out[..., :-1] / (out[..., -1:] + 1e-6)).transpose(1, 2).reshape(x.shape)
 
-    def _change(self, x: Tensor, guidance: tuple[Tensor, Tensor], padding: tuple[Tensor, Tensor]) -> Tensor:
+    def _change(self, x: Tensor, guide: ClassGuide) -> Tensor:
         """What the block adds to x (b, K, S, D)."""
-        attended = self._attend(self.norm1(x), guidance, padding)
-        return self.mlp(self.norm2(x + attended)).add_(attended)
+        attended = self._attend(self.norm1(x), guide)
+        return self.mlp(self.norm2(x + attended), guide.mlp).add_(attended)
 
     def forward(self, maps: Tensor, guidance: Tensor, chunks: Chunks) -> Tensor:
         """maps (B, K, h, w, D), which inference overwrites, text guidance (B, K, G) -> (B, K, h, w, D).
@@ -164,12 +209,10 @@ class ClassAggregation(nn.Module):
         Training pools the maps before and interpolates the change back; evaluation works at full size. The released
         code interpolates the block's whole output and so adds its input twice: only the change is added here.
         """
-        padding = self._padding(maps.shape[1])
-        g = guidance[:, :, None]
-        mapped = self.q.of_guidance(g), self.k.of_guidance(g)
+        guide = self.guide(guidance)
 
         def change(images: slice, x: Tensor) -> Tensor:
-            return self._change(x, (mapped[0][images], mapped[1][images]), padding)
+            return self._change(x, guide.of(images))
 
         if self.training and self.pooling > 1:
             small = self._pool(maps)

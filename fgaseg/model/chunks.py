@@ -78,7 +78,11 @@ class Chunks:
             nonlocal out
             first, start, taken = place
             chosen = slice(first, first + images)
-            result = function(chosen, *(t[chosen].narrow(dim, start, taken) for t in maps))
+            views = [t[chosen].narrow(dim, start, taken) for t in maps]
+            result = function(chosen, *views)
+            if overwrite:
+                views[0].copy_(result)
+                return
             with allocation:
                 if out is None:  # the first result tells the shape of all
                     shape = list(result.shape)

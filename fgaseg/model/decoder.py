@@ -1,6 +1,7 @@
 """The decoder: from class maps on the patch grid to one logit per class at four times its resolution (method, section 5)."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple, cast
 
 import torch
@@ -53,16 +54,19 @@ class DecoderStage(nn.Module):
 
     def forward(self, images: slice, x: Tensor, raised: Raised) -> Tensor:
         """x (b, n, H, W, D) of these images -> (b, n, 2H, 2W, D')."""
-        return self.conv[1:](raised(images, x)).permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+        maps = raised(images, x)
+        for layer in islice(self.conv, 1, None):
+            maps = layer(maps)
+        return maps.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
 
 
 class _LocalFusion:
     """Fuses the local maps, embedded, in again, in one forward pass; `grid` (h, w) is theirs."""
 
     def __init__(self, fuse: nn.ModuleList, up: nn.Sequential, embedding: MapConvolution, grid: torch.Size) -> None:
-        self.first, self.second = cast("list[Fuse]", list(fuse))
+        first, second = cast("list[Fuse]", list(fuse))
         transposed, convs = cast(nn.ConvTranspose2d, up[0]), cast(nn.Sequential, up[1])
-        self.beside = self.first.second(embedding)
+        self.beside, self.first, self.second = first.second(embedding), first.ready(), second.ready()
         self.raised = raise_maps(embedding, transposed, cast(nn.Conv2d, convs[0]), grid)
         self.convs = convs[1:]
 
@@ -73,8 +77,7 @@ class _LocalFusion:
     def fine(self, x: Tensor, local: Tensor) -> Tensor:
         """x (b, n, 2h, 2w, D'), local maps (b, n, h, w) -> (b, n, 2h, 2w, D')."""
         raised = self.convs(self.raised(local)).permute(0, 2, 3, 1)
-        fused: Tensor = self.second(x, raised.view(x.shape))
-        return fused
+        return self.second(x, raised.view(x.shape))
 
 
 class Guides(NamedTuple):

@@ -15,20 +15,19 @@ class MapConvolution(NamedTuple):
 
     def __call__(self, *maps: Tensor) -> Tensor:
         """Maps (b, n, h, w), one tensor of each kind -> (b, n, h, w, D)."""
-        stacked = torch.stack([each.flatten(0, 1) for each in maps], 1)
-        kernel = self.kernel.contiguous(memory_format=torch.channels_last)
-        embedded = F.conv2d(stacked, kernel, self.bias, padding=self.kernel.shape[-1] // 2)
+        stacked = maps[0].flatten(0, 1)[:, None] if len(maps) == 1 else torch.stack([each.flatten(0, 1) for each in maps], 1)
+        embedded = F.conv2d(stacked, self.kernel, self.bias, padding=self.kernel.shape[-1] // 2)
         return embedded.permute(0, 2, 3, 1).unflatten(0, maps[0].shape[:2])
 
     def then(self, weight: Tensor, bias: Tensor | None = None) -> "MapConvolution":
         """With a linear map after it: weight (E, D), bias (E)."""
         moved = weight @ self.bias
         kernel = (weight @ self.kernel.flatten(1)).unflatten(1, self.kernel.shape[1:])
-        return MapConvolution(kernel, moved if bias is None else moved + bias)
+        return MapConvolution(_last(kernel), moved if bias is None else moved + bias)
 
     def plus(self, other: "MapConvolution") -> "MapConvolution":
         """The sum of this one's result and that of another one, of maps of another kind."""
-        return MapConvolution(torch.cat([self.kernel, other.kernel], 1), self.bias + other.bias)
+        return MapConvolution(_last(torch.cat([self.kernel, other.kernel], 1)), self.bias + other.bias)
 
 
 class MapEmbedding(nn.Module):
@@ -41,4 +40,9 @@ class MapEmbedding(nn.Module):
     def convolution(self) -> MapConvolution:
         """What it does to maps (b, n, h, w)."""
         assert self.conv.bias is not None
-        return MapConvolution(self.conv.weight, self.conv.bias)
+        return MapConvolution(_last(self.conv.weight), self.conv.bias)
+
+
+def _last(kernel: Tensor) -> Tensor:
+    """With its channels last in memory, as are those of what it gives."""
+    return kernel.contiguous(memory_format=torch.channels_last)

@@ -1,6 +1,7 @@
 """Linear maps and activations that spare temporary tensors: on a CPU these cost more than the arithmetic around them."""
 
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
 
 import open_clip.transformer
 import torch
@@ -8,26 +9,54 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fgaseg.model.packed import Activation, fits, packed_linear
+from fgaseg.model.packed import Activation, packed, packed_linear
+
+
+class Affine(NamedTuple):
+    """`activation(x @ weight.T + bias)` of tokens, made ready once for many calls in the same modes of torch.
+
+    `weight` is (E, D). What is prepared of it, `laid_out`, is there where that is faster.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    activation: nn.Module | None
+    laid_out: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., E) in the way that is fastest for x.
+
+        Weights laid out beforehand take bias and activation on their way, a GPU's product and one thread's the bias. For
+        several CPU threads PyTorch has one of them write the bias to every row of the result first, which costs up to a
+        third of the time: there it is added afterwards.
+        """
+        if self.laid_out is not None and x.dtype == torch.float32 and x.numel() > 0 and not torch.compiler.is_compiling():
+            fused = _FUSED.get(type(self.activation), "none")
+            result = packed_linear(x, self.laid_out, self.bias, fused)
+            if fused != "none":
+                return result
+        elif self.bias is None or x.is_cuda or torch.get_num_threads() == 1:
+            result = F.linear(x, self.weight, self.bias)
+        else:
+            result = F.linear(x, self.weight).add_(self.bias)
+        return result if self.activation is None else cast(Tensor, self.activation(result))
+
+
+def affine(layer: nn.Linear, activation: nn.Module | None = None) -> Affine:
+    """A layer and what comes after it."""
+    return Affine(layer.weight, layer.bias, activation, packed(layer, "weight", [layer.weight], lambda: layer.weight))
+
+
+def made(
+    owner: nn.Module, name: str, weights: Sequence[Tensor], make: Callable[[], Tensor], bias: Tensor | None = None
+) -> Affine:
+    """The linear map whose weight `make` makes of `weights` alone, always in the same way under this name of its owner."""
+    return Affine(make(), bias, None, packed(owner, name, weights, make))
 
 
 def linear(layer: nn.Linear, x: Tensor, activation: nn.Module | None = None) -> Tensor:
-    """`activation(layer(x))` in the way that is fastest for x.
-
-    Weights laid out beforehand take bias and activation on their way, a GPU's product and one thread's the bias. For several
-    CPU threads PyTorch has one of them write the bias to every row of the result first, which costs up to a third of the
-    time: there it is added afterwards.
-    """
-    if fits(layer, x):
-        fused = _FUSED.get(type(activation), "none")
-        result = packed_linear(layer, layer.weight, layer.bias, x, fused)
-        if fused != "none":
-            return result
-    elif layer.bias is None or x.is_cuda or torch.get_num_threads() == 1:
-        result = cast(Tensor, layer(x))
-    else:
-        result = F.linear(x, layer.weight).add_(layer.bias)
-    return result if activation is None else cast(Tensor, activation(result))
+    """`activation(layer(x))`, once."""
+    return affine(layer, activation)(x)
 
 
 def residual(x: Tensor, change: Tensor) -> Tensor:
@@ -73,15 +102,17 @@ class FeedForward(nn.Module):
         super().__init__()
         self.fc1, self.fc2, self.activation = nn.Linear(dim, hidden), nn.Linear(hidden, dim), activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D); training keeps what enters a GELU, not what leaves it."""
-        if torch.is_grad_enabled() and isinstance(self.activation, GELU):
-            hidden = linear(self.fc1, x)
-            return checkpoint(self._rest, hidden, use_reentrant=False, preserve_rng_state=False)
-        return linear(self.fc2, linear(self.fc1, x, self.activation))
+    def ready(self) -> tuple[Affine, Affine]:
+        """Both maps, for many calls of `forward`."""
+        return affine(self.fc1, self.activation), affine(self.fc2)
 
-    def _rest(self, hidden: Tensor) -> Tensor:
-        return linear(self.fc2, self.activation(hidden))
+    def forward(self, x: Tensor, ready: tuple[Affine, Affine]) -> Tensor:
+        """(..., D) -> (..., D); of one with a GELU training keeps x alone and computes what is between once more."""
+        first, second = ready
+        if torch.is_grad_enabled() and isinstance(self.activation, GELU):
+            result: Tensor = checkpoint(lambda x: second(first(x)), x, use_reentrant=False, preserve_rng_state=False)
+            return result
+        return second(first(x))
 
 
 def lean(activation: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ as long as the model is not trained. The operators are some that `torch.compile`
 where they are missing, callers do without.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -22,26 +23,25 @@ _AVAILABLE = (
 )
 
 
-def fits(layer: nn.Linear, x: Tensor) -> bool:
-    """Whether `packed_linear` may take these tokens."""
-    return (
-        _AVAILABLE
-        and not torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()
-        and x.device.type == "cpu"
-        and x.dtype == layer.weight.dtype == torch.float32
-        and x.numel() > 0
-        and bool(torch.backends.mkldnn.enabled)
-        and not torch.is_autocast_enabled("cpu")
-        and not layer.weight.is_inference()  # has no version that could tell a change
-    )
+def packed(owner: nn.Module, name: str, weights: Sequence[Tensor], make: Callable[[], Tensor]) -> Tensor | None:
+    """What `make` makes of `weights`, (E, D), laid out and kept with its owner; None where plain operators are to be used."""
+    first = weights[0]
+    if (
+        not _AVAILABLE
+        or torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or first.device.type != "cpu"
+        or first.dtype != torch.float32
+        or not torch.backends.mkldnn.enabled
+        or torch.is_autocast_enabled("cpu")
+        or any(weight.is_inference() for weight in weights)  # they have no version that could tell a change
+    ):
+        return None
+    return kept(owner, ("packed", name), weights, lambda: torch.ops.mkldnn._reorder_linear_weight(make().detach().contiguous()))
 
 
-def packed_linear(layer: nn.Linear, weight: Tensor, bias: Tensor | None, x: Tensor, activation: Activation = "none") -> Tensor:
-    """`activation(F.linear(x, weight, bias))`; `weight` is the layer's, or always the same part of it."""
-    laid_out = kept(
-        layer, "packed", [layer.weight], lambda: torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
-    )
+def packed_linear(x: Tensor, laid_out: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
+    """`activation(F.linear(x, weight, bias))` of single-precision tokens (..., D) -> (..., E)."""
     algorithm = "none" if activation == "gelu" else ""  # GELU's exact form
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, laid_out, bias, activation, [], algorithm)
+    result: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, laid_out, bias, activation, [], algorithm)
     return result

@@ -1,12 +1,13 @@
 """Category supplementation: global and local similarity maps and their fusion (method, section 3)."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgaseg.model.embedding import MapConvolution
+from fgaseg.model.lean import Affine, made
 from fgaseg.model.t2p import convolve_per_image
 
 Fusion = Literal["cat", "add"]
@@ -41,6 +42,20 @@ class LocalSimilarity(nn.Module):
         return convolve_per_image(F.normalize(image, dim=1), kernels, parameters[..., -1])
 
 
+class Fused(NamedTuple):
+    """The linear maps of a fusion, made ready for many calls: of both places, the second with the bias; None where it adds."""
+
+    places: tuple[Affine, Affine] | None
+
+    def first(self, a: Tensor) -> Tensor:
+        """What maps (..., D) in the first place add to the result."""
+        return a if self.places is None else self.places[0](a)
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Two maps (..., D) -> (..., D)."""
+        return a + b if self.places is None else self.places[1](b).add_(self.places[0](a))
+
+
 class Fuse(nn.Module):
     """Fuse two maps (..., D) of one shape: `cat` and a linear map back to D channels, or `add`.
 
@@ -52,25 +67,25 @@ class Fuse(nn.Module):
         self.dim = dim
         self.linear = nn.Conv2d(2 * dim, dim, 1) if fusion == "cat" else None
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+    def ready(self) -> Fused:
+        """For many calls."""
         if self.linear is None:
-            return a + b
-        assert self.linear.bias is not None
-        first, second = self._halves(self.linear)
-        return F.linear(a, first, self.linear.bias).add_(F.linear(b, second))
+            return Fused(None)
+        weight = self.linear.weight
+        first = made(self, "first", [weight], lambda: self._half(weight, 0))
+        return Fused((first, made(self, "second", [weight], lambda: self._half(weight, 1), self.linear.bias)))
 
-    def first(self, a: Tensor) -> Tensor:
-        """What maps (..., D) in the first place add to the result, without the bias."""
-        return a if self.linear is None else F.linear(a, self._halves(self.linear)[0])
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.ready()(a, b)
 
     def second(self, b: MapConvolution) -> MapConvolution:
         """What embedded maps in the second place add to the result, the bias included."""
-        return b if self.linear is None else b.then(self._halves(self.linear)[1], self.linear.bias)
+        return b if self.linear is None else b.then(self._half(self.linear.weight, 1), self.linear.bias)
 
     def embedded(self, a: MapConvolution, b: MapConvolution) -> MapConvolution:
         """Two kinds of maps, embedded and fused."""
-        return (a if self.linear is None else a.then(self._halves(self.linear)[0])).plus(self.second(b))
+        return (a if self.linear is None else a.then(self._half(self.linear.weight, 0))).plus(self.second(b))
 
-    def _halves(self, linear: nn.Conv2d) -> tuple[Tensor, Tensor]:
-        first, second = linear.weight[:, :, 0, 0].split(self.dim, 1)
-        return first, second
+    def _half(self, weight: Tensor, place: int) -> Tensor:
+        """(D, D), of the maps in one place."""
+        return weight[:, place * self.dim : (place + 1) * self.dim, 0, 0]

@@ -31,13 +31,13 @@ class Windows(NamedTuple):
         order = torch.cat(windows)
         return cls(order, order.argsort(), tuple((sizes.count(size), size) for size in dict.fromkeys(sizes)))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention inside each window: (N, h w, M, D / M) each, in `order` -> (N, h w, D)."""
-        parts = zip(*(t.split([count * size for count, size in self.groups], 1) for t in (q, k, v)), strict=True)
+    def attend(self, qkv: Tensor, heads: int) -> Tensor:
+        """Attention inside each window: queries, keys and values (N, h w, 3 D) in `order` -> (N, h w, D)."""
         done = []
-        for (_, size), part in zip(self.groups, parts, strict=True):
-            windows = (t.reshape(-1, size, *t.shape[2:]).transpose(1, 2) for t in part)
-            done.append(F.scaled_dot_product_attention(*windows).transpose(1, 2).reshape(len(q), -1, q[0, 0].numel()))
+        for (_, size), part in zip(self.groups, qkv.split([count * size for count, size in self.groups], 1), strict=True):
+            q, k, v = part.reshape(-1, size, 3, heads, qkv.shape[2] // (3 * heads)).permute(2, 0, 3, 1, 4).unbind(0)
+            attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+            done.append(attended.reshape(len(qkv), -1, qkv.shape[2] // 3))
         return done[0] if len(done) == 1 else torch.cat(done, 1)
 
 
