@@ -48,7 +48,7 @@ class SwinGuide(NamedTuple):
 
     def of(self, images: slice) -> "SwinGuide":
         """For some of the images."""
-        return self._replace(shared=self.shared[images])
+        return self if len(self.shared) == 1 else self._replace(shared=self.shared[images])
 
 
 class GuidedWindowAttention(nn.Module):
@@ -75,9 +75,10 @@ class GuidedWindowAttention(nn.Module):
         return torch.cat([self.q.of_guidance(guidance), self.k.of_guidance(guidance), values], -1)
 
     def forward(self, x: Tensor, guide: SwinGuide) -> Tensor:
-        """x (b, n, h w, D), window by window -> the same."""
-        qkv = guide.qkv(x).add_(guide.shared)
-        return guide.proj(guide.windows.attend(qkv.flatten(0, 1), self.heads)).view(x.shape)
+        """x (b n, h w, D), window by window -> the same."""
+        qkv = guide.qkv(x)
+        qkv.view(len(guide.shared), -1, *qkv.shape[1:]).add_(guide.shared)
+        return guide.proj(guide.windows.attend(qkv, self.heads))
 
 
 class GuidedSwinBlock(nn.Module):
@@ -100,9 +101,10 @@ class GuidedSwinBlock(nn.Module):
 
     def forward(self, x: Tensor, guide: SwinGuide) -> Tensor:
         """x (b, n, h, w, D) -> the same."""
-        flat = x.flatten(2, 3)
-        ordered = self.norm1(flat).index_select(2, guide.windows.order)
-        flat = self.attention(ordered, guide).index_select(2, guide.windows.back).add_(flat)
+        _, _, height, width, dim = x.shape
+        flat = x.reshape(-1, height * width, dim)
+        ordered = self.norm1(flat).index_select(1, guide.windows.order)
+        flat = self.attention(ordered, guide).index_select(1, guide.windows.back).add_(flat)
         return self.mlp(self.norm2(flat), guide.mlp).add_(flat).view(x.shape)
 
 
@@ -147,7 +149,7 @@ class ClassGuide(NamedTuple):
 
     def of(self, images: slice) -> "ClassGuide":
         """For some of the images."""
-        return self._replace(queries=self.queries[images], keys=self.keys[images])
+        return self if len(self.keys) == 1 else self._replace(queries=self.queries[images], keys=self.keys[images])
 
 
 class ClassAggregation(nn.Module):
