@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgaseg.model.chunks import Chunks
-from fgaseg.model.lean import GELU, Affine, FeedForward, affine, made, positive
+from fgaseg.model.lean import GELU, Affine, FeedForward, affine, assembled, positive
 from fgaseg.model.windows import Windows
 
 
@@ -31,7 +31,7 @@ class GuidedLinear(nn.Linear):
 
     def of_tokens(self) -> Affine:
         """What the tokens (..., D) add to that."""
-        return made(self, "tokens", [self.weight], self.token_weight)
+        return assembled(self, "tokens", [self.weight], self.token_weight)
 
 
 class SwinGuide(NamedTuple):
@@ -67,7 +67,7 @@ class GuidedWindowAttention(nn.Module):
         def make() -> Tensor:
             return torch.cat([self.q.token_weight(), self.k.token_weight(), self.v.weight])
 
-        return made(self, "qkv", [self.q.weight, self.k.weight, self.v.weight], make)
+        return assembled(self, "qkv", [self.q.weight, self.k.weight, self.v.weight], make)
 
     def shared(self, guidance: Tensor) -> Tensor:
         """What all classes share: guidance (..., G) -> (..., 3 D)."""
@@ -177,7 +177,7 @@ class ClassAggregation(nn.Module):
             return F.pad(self.v.weight.unflatten(0, (self.heads, -1)), (0, 0, 0, 1)).flatten(0, 1)
 
         ones = F.pad(self.v.bias.unflatten(0, (self.heads, -1)), (0, 1), value=1.0).flatten()
-        q, k, values = self.q.of_tokens(), self.k.of_tokens(), made(self, "values", [self.v.weight], make, ones)
+        q, k, values = self.q.of_tokens(), self.k.of_tokens(), assembled(self, "values", [self.v.weight], make, ones)
         g = guidance[:, :, None]
         pad = self.norm1(self.padding_map)
         key = positive(k(pad).add_(self.k.of_guidance(self.padding_guidance))).unflatten(0, (self.heads, -1))

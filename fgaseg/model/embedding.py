@@ -23,11 +23,11 @@ class MapConvolution(NamedTuple):
         """With a linear map after it: weight (E, D), bias (E)."""
         moved = weight @ self.bias
         kernel = (weight @ self.kernel.flatten(1)).unflatten(1, self.kernel.shape[1:])
-        return MapConvolution(_last(kernel), moved if bias is None else moved + bias)
+        return MapConvolution(_channels_last(kernel), moved if bias is None else moved + bias)
 
     def plus(self, other: "MapConvolution") -> "MapConvolution":
         """The sum of this one's result and that of another one, of maps of another kind."""
-        return MapConvolution(_last(torch.cat([self.kernel, other.kernel], 1)), self.bias + other.bias)
+        return MapConvolution(_channels_last(torch.cat([self.kernel, other.kernel], 1)), self.bias + other.bias)
 
 
 class MapEmbedding(nn.Module):
@@ -40,9 +40,9 @@ class MapEmbedding(nn.Module):
     def convolution(self) -> MapConvolution:
         """What it does to maps (b, n, h, w)."""
         assert self.conv.bias is not None
-        return MapConvolution(_last(self.conv.weight), self.conv.bias)
+        return MapConvolution(_channels_last(self.conv.weight), self.conv.bias)
 
 
-def _last(kernel: Tensor) -> Tensor:
-    """With its channels last in memory, as are those of what it gives."""
+def _channels_last(kernel: Tensor) -> Tensor:
+    """With its channels last in memory; then those of the result are, too."""
     return kernel.contiguous(memory_format=torch.channels_last)

@@ -47,10 +47,10 @@ def affine(layer: nn.Linear, activation: nn.Module | None = None) -> Affine:
     return Affine(layer.weight, layer.bias, activation, packed(layer, "weight", [layer.weight], lambda: layer.weight))
 
 
-def made(
+def assembled(
     owner: nn.Module, name: str, weights: Sequence[Tensor], make: Callable[[], Tensor], bias: Tensor | None = None
 ) -> Affine:
-    """The linear map whose weight `make` makes of `weights` alone, always in the same way under this name of its owner."""
+    """The linear map whose weight `make` puts together from `weights` alone, the same way whenever it has this name."""
     return Affine(make(), bias, None, packed(owner, name, weights, make))
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgaseg.model.embedding import MapConvolution
-from fgaseg.model.lean import Affine, made
+from fgaseg.model.lean import Affine, assembled
 from fgaseg.model.t2p import convolve_per_image
 
 Fusion = Literal["cat", "add"]
@@ -72,8 +72,8 @@ class Fuse(nn.Module):
         if self.linear is None:
             return Fused(None)
         weight = self.linear.weight
-        first = made(self, "first", [weight], lambda: self._half(weight, 0))
-        return Fused((first, made(self, "second", [weight], lambda: self._half(weight, 1), self.linear.bias)))
+        first = assembled(self, "first", [weight], lambda: self._half(weight, 0))
+        return Fused((first, assembled(self, "second", [weight], lambda: self._half(weight, 1), self.linear.bias)))
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return self.ready()(a, b)
