@@ -4,9 +4,9 @@ import open_clip.transformer
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from fgaseg.model.lean import lean, positive, residual
+from fgaseg.model.lean import GELU, FeedForward, lean, positive, residual
 
 VALUES = torch.tensor([-200.0, -20, -3, -1, -1e-4, 0, 1e-4, 0.5, 1, 3, 20, 200])
 
@@ -42,3 +42,25 @@ def test_half_precision_does_not_overflow(precision: torch.dtype) -> None:
     with torch.no_grad():
         actual = lean(open_clip.transformer.QuickGELU())(values.clone())
     assert torch.equal(actual, open_clip.transformer.QuickGELU()(values))
+
+
+@pytest.mark.parametrize(("activation", "kept"), [(GELU(), False), (nn.ReLU(), True)], ids=["GELU", "ReLU"])
+def test_training_keeps_nothing_inside_an_mlp_with_a_gelu(activation: nn.Module, kept: bool) -> None:
+    torch.manual_seed(0)
+    mlp = FeedForward(4, 16, activation)
+    x = torch.randn(3, 4, requires_grad=True)
+    shapes = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        shapes.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = mlp(x, mlp.ready())
+    assert ((3, 16) in shapes) is kept
+    inputs = [x, *mlp.parameters()]
+    actual = torch.autograd.grad(result.square().sum(), inputs)
+    plain = mlp.fc2(activation(mlp.fc1(x)))
+    expected = torch.autograd.grad(plain.square().sum(), inputs)
+    torch.testing.assert_close(result, plain)
+    torch.testing.assert_close(actual, expected)
