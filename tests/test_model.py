@@ -204,6 +204,25 @@ def test_guidance_features_are_the_outputs_of_open_clips_own_blocks(mini_clip: o
         torch.testing.assert_close(feature, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("prompts", "length"), [(0, 72), (16, 81)])
+def test_zeros_that_fill_up_the_tokens_of_one_image_change_none_of_its_features(
+    prompts: int, length: int, mini_clip: open_clip.CLIP, images: Tensor
+) -> None:
+    clip = DenseCLIP(copy.deepcopy(mini_clip), 96, (0, 2), "class_token")
+    if prompts:
+        clip.add_visual_prompts(prompts)
+    lengths: list[int] = []
+    clip.visual.transformer.resblocks[0].attn.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
+    with torch.no_grad():
+        image, guidance = clip.encode_image(images[:1])
+        beside, _ = clip.encode_image(images)
+    expected, others = clip.encode_image(images[:1])  # a gradient is wanted
+    assert lengths == [length, 65 + prompts, 65 + prompts]
+    torch.testing.assert_close(image, beside[:1], rtol=1e-4, atol=1e-5)
+    for actual, wanted in zip((image, *guidance), (expected, *others), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
+
+
 VARIANTS = {
     "without P2Tformer": {"model.p2tformer.layers": 0},
     "fixed gamma": {"model.p2tformer.gamma": 0.5},

@@ -136,7 +136,8 @@ class ClassGuide(NamedTuple):
     """Class aggregation made ready for images: linear maps, and what all positions of an image share.
 
     `values` gives a 1 after the D / M channels of each head: sums over the classes then count their weights too.
-    `queries` and `keys` (B, K, 1, D) are those of guidance, `padding` (M, D / M, D / M + 1) is what padding adds to the sums.
+    `queries` and `keys` (B, K, 1, D) are those of guidance, `padding` (M, D / M, D / M + 1) is what padding adds to the sums,
+    None without any.
     """
 
     q: Affine
@@ -145,7 +146,7 @@ class ClassGuide(NamedTuple):
     mlp: tuple[Affine, Affine]
     queries: Tensor
     keys: Tensor
-    padding: Tensor
+    padding: Tensor | None
 
     def of(self, images: slice) -> "ClassGuide":
         """For some of the images."""
@@ -179,10 +180,12 @@ class ClassAggregation(nn.Module):
         ones = F.pad(self.v.bias.unflatten(0, (self.heads, -1)), (0, 1), value=1.0).flatten()
         q, k, values = self.q.of_tokens(), self.k.of_tokens(), assembled(self, "values", [self.v.weight], make, ones)
         g = guidance[:, :, None]
-        pad = self.norm1(self.padding_map)
-        key = positive(k(pad).add_(self.k.of_guidance(self.padding_guidance))).unflatten(0, (self.heads, -1))
-        value = values(pad).unflatten(0, (self.heads, -1))
-        padding = max(self.class_cap - guidance.shape[1], 0) * key[:, :, None] * value[:, None]
+        missing, padding = max(self.class_cap - guidance.shape[1], 0), None
+        if missing or torch.is_grad_enabled():  # training wants a gradient of the padding token from every pass, if only zeros
+            pad = self.norm1(self.padding_map)
+            key = positive(k(pad).add_(self.k.of_guidance(self.padding_guidance))).unflatten(0, (self.heads, -1))
+            value = values(pad).unflatten(0, (self.heads, -1))
+            padding = missing * key[:, :, None] * value[:, None]
         return ClassGuide(q, k, values, self.mlp.ready(), self.q.of_guidance(g), self.k.of_guidance(g), padding)
 
     def _attend(self, x: Tensor, guide: ClassGuide) -> Tensor:
@@ -196,7 +199,8 @@ class ClassAggregation(nn.Module):
         q = split(positive(guide.q(x).add_(guide.queries)))
         k = split(positive(guide.k(x).add_(guide.keys)))
         sums = k.transpose(2, 3) @ split(guide.values(x))
-        sums = sums.unflatten(1, (positions, self.heads)).add_(guide.padding).flatten(1, 2)
+        if guide.padding is not None:
+            sums = sums.unflatten(1, (positions, self.heads)).add_(guide.padding).flatten(1, 2)
         out = q @ sums
         return (out[..., :-1] / (out[..., -1:] + 1e-6)).transpose(1, 2).reshape(x.shape)
 
