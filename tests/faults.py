@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,6 +115,21 @@ class Training:
         if self.snakemake is not None:
             self.snakemake.wait(timeout=120)
 
+    def kill_launchers(self) -> None:
+        """End all that runs on the submitting machine at once, as a power cut does; a job lives on."""
+        if self.snakemake is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.snakemake.pid, signal.SIGKILL)
+            self.snakemake.wait(timeout=30)
+        for launcher in _processes(lambda words: self.run.encode() in words and b"slurm" in words):
+            with suppress(ProcessLookupError):
+                os.kill(launcher, signal.SIGKILL)  # left by a Snakemake that died before
+
+    def close(self) -> None:
+        """Leave nothing behind, so that one that failed is in no other test's way."""
+        self.kill_launchers()
+        _sh("scancel", "--name", job_name(Plan(self.project.root, "sample"), self.run))
+
 
 def _state(job: str) -> str:
     shown = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True, check=False, timeout=30)
@@ -206,12 +221,7 @@ def kill_snakemake(training: Training, job: str, chance: random.Random) -> None:
 
 def kill_the_host(training: Training, job: str, chance: random.Random) -> None:
     """All that ran on the submitting machine is gone at once; the job knows nothing of it and must be found again."""
-    assert training.snakemake is not None
-    with suppress(ProcessLookupError):
-        os.killpg(training.snakemake.pid, signal.SIGKILL)
-    training.snakemake.wait(timeout=30)
-    for launcher in _processes(lambda words: training.run.encode() in words and b"slurm" in words):
-        os.kill(launcher, signal.SIGKILL)  # left by a Snakemake that died before
+    training.kill_launchers()
     record = read_record(training.folder)
     training.keep_going()
     taken_up = f"job {job} of this run is alive"
@@ -306,10 +316,10 @@ def disturb(undisturbed: Project, disturbed: Project, runs: list[str], faults: l
     tally, left = Tally(), list(faults)
     for i, run in enumerate(runs):
         plain, training = Training(undisturbed, run), Training(disturbed, run)
-        plain.finish()
         share = left if i == len(runs) - 1 else left[: len(faults) // len(runs)]
         injected: list[str] = []
-        with never_two_jobs(training):
+        with closing(plain), closing(training), never_two_jobs(training):
+            plain.finish()
             for name in list(share):
                 training.keep_going()
                 if training.model.exists():

@@ -132,6 +132,7 @@ def test_ordinary_jobs_and_trainings_go_to_the_cluster_and_end_in_table_1(untrai
 
 
 @pytest.mark.slow  # every restart costs the start of eight processes
+@pytest.mark.timeout(1800)
 def test_a_disturbed_training_ends_in_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
     disturbed = prepared(tmp_path / "disturbed", iterations=60)
     undisturbed = disturbed.copy(tmp_path / "undisturbed")
