@@ -31,6 +31,9 @@ pytestmark = pytest.mark.slow  # servers start
 _REAL = Path(__file__).parents[1]
 _TRAINER = Path(__file__).with_name("stand_in_trainer.py")
 
+_BUSY = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "100"}
+"""Seconds for an answer of a server that shares two cores with all else that is tested at the moment."""
+
 Points = dict[str, list[tuple[int, float]]]
 
 
@@ -78,7 +81,7 @@ def train() -> Iterator[Train]:
     def start(project: Project, *arguments: str) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
             [sys.executable, str(_TRAINER), *arguments], cwd=project.root, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | _BUSY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         started.append(process)
         return process
@@ -90,7 +93,7 @@ def train() -> Iterator[Train]:
         process.communicate()
 
 
-def eventually(true: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def eventually(true: Callable[[], Any], what: str, seconds: float = 120) -> Any:
     """The first result that is true."""
     until = time.monotonic() + seconds
     while True:
@@ -103,7 +106,7 @@ def eventually(true: Callable[[], Any], what: str, seconds: float = 60) -> Any:
 
 def finish(process: "subprocess.Popen[str]") -> tuple[dict[str, Any], str]:
     """What a training that ends by itself says, and its warnings."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "Traceback" not in err
     return json.loads(out), err
@@ -215,7 +218,8 @@ def test_a_server_that_never_answers_holds_a_training_for_seconds_only(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         address, run = f"http://127.0.0.1:{deaf.getsockname()[1]}", next(runs)
-        training = train(project_at(address, tmp_path / "project"), run, "--steps", "40")
+        project = project_at(address, tmp_path / "project")
+        training = train(project, run, "--steps", "40", "--patience", str(PATIENCE_SECONDS))
         follower = follower_of(training)
         end, err = finish(training)
     assert end["seconds"] < PATIENCE_SECONDS + 1
