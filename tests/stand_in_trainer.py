@@ -15,7 +15,7 @@ from pathlib import Path
 from fgaseg.files import write_json
 from fgaseg.params import load_launch
 from fgaseg.plan import Plan
-from fgaseg.tracking import following, live
+from fgaseg.tracking import following
 from fgaseg.training.metrics import VALIDATION, MetricsFile
 from fgaseg.training.starts import Start, add_start
 
@@ -43,9 +43,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100000, help="the last iteration")
     parser.add_argument("--pause", type=float, default=0.05, help="seconds that an iteration takes")
     parser.add_argument("--loader", action="store_true", help="fork a process that outlives this one for some seconds")
-    parser.add_argument("--patience", type=float, default=100.0, help="seconds that the last delivery may take")
     options = parser.parse_args()
-    live.PATIENCE_SECONDS = options.patience
 
     plan = Plan(Path(), "sample")
     asked: list[int] = []

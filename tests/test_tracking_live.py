@@ -93,7 +93,7 @@ def train() -> Iterator[Train]:
         process.communicate()
 
 
-def eventually(true: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+def eventually(true: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """The first result that is true."""
     until = time.monotonic() + seconds
     while True:
@@ -106,7 +106,7 @@ def eventually(true: Callable[[], Any], what: str, seconds: float = 120) -> Any:
 
 def finish(process: "subprocess.Popen[str]") -> tuple[dict[str, Any], str]:
     """What a training that ends by itself says, and its warnings."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Traceback" not in err
     return json.loads(out), err
@@ -218,8 +218,7 @@ def test_a_server_that_never_answers_holds_a_training_for_seconds_only(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         address, run = f"http://127.0.0.1:{deaf.getsockname()[1]}", next(runs)
-        project = project_at(address, tmp_path / "project")
-        training = train(project, run, "--steps", "40", "--patience", str(PATIENCE_SECONDS))
+        training = train(project_at(address, tmp_path / "project"), run, "--steps", "40")
         follower = follower_of(training)
         end, err = finish(training)
     assert end["seconds"] < PATIENCE_SECONDS + 1
