@@ -1,4 +1,4 @@
-# Two commands do everything: `make sample` and `make test`. Each builds the virtual environment first where it is missing.
+# `make sample` and `make test` do everything. Each builds the virtual environment first where it is missing.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 REPORT := results/sample/report/main
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: app sample test check format install data reports clean
+.PHONY: app sample test quick check format install data reports clean
 
 install: $(INSTALLED)
 
@@ -40,6 +40,10 @@ sample: data
 test: data
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
+# What takes no minutes of training, no cluster and no photographs of full size.
+quick: data
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not slow and not paper and not slurm"
+
 check: $(INSTALLED)
 	ruff format --check .
 	ruff check .
@@ -55,5 +59,6 @@ format: $(INSTALLED)
 reports: data
 	@dvc repro
 
+# The paper scale's results, weeks of GPU time, stay.
 clean:
-	rm -rf results
+	rm -rf results/sample

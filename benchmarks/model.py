@@ -30,7 +30,8 @@ from fgaseg.schema import Params
 from fgaseg.training.losses import Losses, segmentation_loss
 from fgaseg.training.stream import IGNORE
 
-VOCABULARIES = {20: "pas-20", 59: "pc-59", 150: "a-150", 459: "pc-459", 847: "a-847", 171: "coco-stuff"}
+VOCABULARIES = {20: "pas-20", 59: "pc-59", 150: "a-150", 256: "pc-459", 459: "pc-459", 847: "a-847", 171: "coco-stuff"}
+"""Where names come from, the first of them where there are more."""
 TOP_N = (1, 8, 16)
 
 Call = Callable[[], object]
@@ -61,9 +62,9 @@ def crop() -> Tensor:
 
 
 def tokens(classes: int) -> Tensor:
-    """The prompts (K, 1, L) of the vocabulary with that many classes."""
+    """The prompts (K, 1, L) of so many classes."""
     params = paper_params()
-    names = [entry.name for entry in class_table(VOCABULARIES[classes])]
+    names = [entry.name for entry in class_table(VOCABULARIES[classes])][:classes]
     return tokenise(names, params.vlm.prompts, params.vlm.architecture)
 
 
@@ -198,7 +199,7 @@ CASES = [
     Case("image-encoder-fast", "image encoder", partial(_encode_image, False)),
     Case("text-encoder-plain", "text encoder, K = 847", partial(_encode_text, True, 847)),
     Case("text-encoder-fast", "text encoder, K = 847", partial(_encode_text, False, 847)),
-    *(case for k in (20, 59, 150, 459, 847) for case in _crop_cases(k)),
+    *(case for k in (20, 59, 150, 256, 459, 847) for case in _crop_cases(k)),
     *(case for k in (150, 847) for case in _image_cases(k)),
     Case("step-plain", "one training step, K = 171", _plain_step),
     Case("step-fast", "one training step, K = 171", partial(_fast_step, False)),

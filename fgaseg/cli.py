@@ -76,7 +76,10 @@ def train(
     scale: ScaleOption = "sample",
     on: Annotated[str, typer.Option(help="here, or slurm: as a job of the cluster in params/launch.yaml")] = "here",
 ) -> None:
-    """Train one run, or continue it from its last checkpoint; where another process is training it, wait for its model."""
+    """Train one run, or continue it from its last checkpoint; where another process is training it, wait for its model.
+
+    A run that has its model already is left as it is.
+    """
     from fgaseg.files import exclusive
     from fgaseg.params import check_world, load_launch
 
@@ -93,9 +96,10 @@ def train(
     from fgaseg.training.run import train_run
 
     model = plan.paths.run(run_id) / "model.safetensors"
-    with exclusive(plan.paths.run(run_id)) as waited:
-        finished = waited and model.exists()
-    typer.echo(model if finished else train_run(plan, run_id, launch))
+    if not model.exists():
+        with exclusive(plan.paths.run(run_id)):  # another process may be training it
+            pass
+    typer.echo(model if model.exists() else train_run(plan, run_id, launch))
 
 
 @app.command()

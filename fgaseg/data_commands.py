@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fgaseg.catalogue import OwnDataset
 from fgaseg.errors import UserError
 from fgaseg.options import ScaleOption, open_plan
 
@@ -61,14 +62,14 @@ def data_verify(
     plan = open_plan(scale)
     data = plan.default.data
     names = dict.fromkeys(dataset or (data.train, data.validation, *data.benchmarks))
-    for name in names:
-        plan.find_dataset(name)
+    datasets = [plan.find_dataset(name) for name in names]
     if sheet and sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet: '{sheet}': a PNG is written; give a name that ends in .png")
     found = []
-    for name in names:
-        found.append(verify(plan, name, workers, quiet=False))
-        typer.echo(text(found[-1]))
+    for chosen in datasets:
+        found.append(verify(plan, chosen.name, workers, quiet=False))
+        folder = chosen.images if isinstance(chosen, OwnDataset) else data.root
+        typer.echo(text(found[-1], f"{scale} scale, {folder}"))
     if json_file:
         write_json(json_file, [as_json(one) for one in found])
     if sheet:

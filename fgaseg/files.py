@@ -60,6 +60,11 @@ def _locked(lock: Path, path: Path) -> tuple[BinaryIO, bool]:
             log.warning("%s: another process is making it; waiting until it ends", path)
             fcntl.flock(file, fcntl.LOCK_EX)
             waited = True
+        except OSError as error:
+            file.close()
+            raise UserError(
+                f"{lock}: cannot be locked ({error.strerror}); put results/ on a disk that knows flock (Lustre: mount -o flock)"
+            ) from None
         with suppress(FileNotFoundError):  # where the holder has removed the file that was waited for
             if os.path.samestat(lock.stat(), os.fstat(file.fileno())):
                 return file, waited

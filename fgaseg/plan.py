@@ -17,7 +17,7 @@ from fgaseg.rows import Replica, Row, Table, Target
 from fgaseg.schema import Params, Scale
 
 Scope = Literal["main", "all", "fidelity"]
-State = Literal["done", "running", "missing"]
+State = Literal["done", "begun", "missing"]
 
 _ROW_KEYS = {"label", "method", "set", "seeds", "reference", "published", "published_ms"}
 _OTHER_KEYS = {"method", "ref", "vlm", "backbone", "train", "group", "published"}
@@ -89,7 +89,10 @@ class Plan:
         others = content.get("others", [])
         if not isinstance(others, list) or not all(isinstance(o, dict) and o.keys() == _OTHER_KEYS for o in others):
             raise UserError(f"{path}: others: a list of rows is expected, each with {', '.join(sorted(_OTHER_KEYS))}")
-        others = [other | {"published": [*other["published"], *[None] * self._added]} for other in others]
+        count = len(self.default.data.benchmarks) - self._added
+        for i, other in enumerate(others, 1):
+            numbers = _numbers(other, "published", count, self._added, f"{path}, others {i}")
+            other["published"] = numbers or (None,) * (count + self._added)
         return Table(path.stem, content["title"], content["caption"], rows, target, tuple(others))
 
     @property
@@ -255,12 +258,12 @@ class Plan:
         return self.evaluations[_find(wanted, list(self.evaluations), "evaluation")]
 
     def state(self, row: Row | Replica) -> State:
-        """How far a row is: done when all its seeds are evaluated, running when a training has begun."""
+        """How far a row is: done when all its seeds are evaluated, begun when a training of it is, whatever became of it."""
         replicas = row.replicas if isinstance(row, Row) else (row,)
         if all((self.paths.evaluation(replica.eval_id) / "evaluation.json").exists() for replica in replicas):
             return "done"
         if any(replica.run_id and (self.paths.run(replica.run_id) / "metrics.jsonl").exists() for replica in replicas):
-            return "running"
+            return "begun"
         return "missing"
 
 

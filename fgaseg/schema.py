@@ -1,6 +1,6 @@
 """What parameters there are: frozen, validated records of base.yaml's sections and of launch.yaml."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -45,8 +45,17 @@ class VLM(_Frozen):
     @model_validator(mode="after")
     def _templates_have_a_place(self) -> "VLM":
         for prompt in self.prompts:
-            if prompt.count("{}") != 1:
-                raise ValueError(f"prompts: '{prompt}' needs exactly one {{}} for the class name")
+            if not prompt.count("{}") == prompt.count("{") == prompt.count("}") == 1:
+                raise ValueError(f"prompts: '{prompt}' needs exactly one {{}} for the class name, and no other braces")
+        return self
+
+    @model_validator(mode="after")
+    def _guidance_in_order(self) -> "VLM":
+        first, second = self.guidance_layers
+        if not 0 <= first < second:
+            raise ValueError(
+                f"guidance_layers: {first}, {second}: give two different blocks, counted from 0, the earlier first"
+            )
         return self
 
 
@@ -168,6 +177,13 @@ class Params(_Frozen):
             raise ValueError("evaluation.top_n needs the fast decoder's heads: set model.decoder.fast: true, or top_n: null")
         if m.hidden_dim % m.propagation.heads:
             raise ValueError(f"model.hidden_dim: {m.hidden_dim} is no multiple of propagation.heads ({m.propagation.heads})")
+        inputs = (("model.hidden_dim", m.hidden_dim), ("model.decoder.channels[0]", m.decoder.channels[0]))
+        for i, (guidance, (key, channels)) in enumerate(zip(m.decoder.guidance_channels, inputs, strict=True)):
+            if guidance >= channels:
+                raise ValueError(
+                    f"model.decoder.guidance_channels[{i}]: {guidance} leave nothing of {key} ({channels}) for the classes; "
+                    "choose fewer"
+                )
         if e.stride > e.window:
             raise ValueError(
                 f"evaluation.stride: {e.stride} leaves gaps between windows of {e.window}; choose at most {e.window}"
@@ -212,16 +228,29 @@ class Cluster(_Frozen):
         return self.nodes * self.gpus_per_node
 
 
+Value = TypeVar("Value")
+
+
+class PerScale(_Frozen, Generic[Value]):
+    """A setting with a value for each scale."""
+
+    sample: Value
+    paper: Value
+
+    def __getitem__(self, scale: Scale) -> Value:
+        return self.sample if scale == "sample" else self.paper
+
+
 class Launch(_Frozen):
     """How and where things run: never part of a run's identity."""
 
     threads: Positive
     workers: Annotated[int, Field(ge=0)]
-    images_per_pass: dict[Scale, Positive]
-    classes_at_once: dict[Scale, Positive]
-    recompute: dict[Scale, bool]
+    images_per_pass: PerScale[Positive]
+    classes_at_once: PerScale[Positive]
+    recompute: PerScale[bool]
     compile: bool
-    checkpoint_seconds: dict[Scale, Fraction]
+    checkpoint_seconds: PerScale[Fraction]
     log_every: Positive
     timing: Timing
     tracking_uri: str | None

@@ -78,7 +78,7 @@ def _row_lines(plan: Plan, row: Row) -> list[str]:
 def show_table(plan: Plan, key: str) -> str:
     """The rows of a table: number, run id, evaluation id, state, label, and each parameter that is not the default."""
     table = plan.tables[key]
-    lines = [table.title, f"{'row':>3}  {'run':14}  {'evaluation':12}  {'state':7}  label"]
+    lines = [table.title, f"{'row':>3}  {'run':12}  {'evaluation':12}  {'state':7}  label"]
     for row in table.rows:
         lines += _row_lines(plan, row)
     return "\n".join(lines)

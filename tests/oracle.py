@@ -57,7 +57,7 @@ def clip_block(weights: Weights, rows: Array, heads: int, activation: Activation
 
 
 def dense_last_block(weights: Weights, rows: Array, residual: str, activation: Activation) -> Array:
-    """Section 1: the last block's value path, for the patches of tokens (1 + N, C), the class token first -> (N, C)."""
+    """The last block's value path, for the patches of tokens (1 + N, C), the class token first -> (N, C)."""
     out = []
     for patch in rows[1:]:
         v = _query_key_value(weights, layer_norm(part(weights, "ln_1"), patch)[None])[2][0]
@@ -75,7 +75,7 @@ def image_features(
     activation: Activation,
     prompts: Sequence[Array] | None = None,
 ) -> tuple[Array, list[Array]]:
-    """Section 1: an image (3, S, S) -> `F_v` (C, h, w) and the guidance features (width, h, w); weights of open_clip's CLIP.
+    """An image (3, S, S) -> `F_v` (C, h, w) and the guidance features (width, h, w); weights of open_clip's CLIP.
 
     `prompts` are learnable tokens (N, width) for each block but the last, put between the class token and the patches
     and taken out again after it.
@@ -106,7 +106,7 @@ def image_features(
 
 
 def text_features(weights: Weights, tokens: Sequence[int], heads: int, activation: Activation) -> Array:
-    """Section 1: one full-length prompt -> `F_t` (C,), read at the end token, the one with the highest number."""
+    """One full-length prompt -> `F_t` (C,), read at the end token, the one with the highest number."""
     rows = np.array([weights["token_embedding.weight"][t] + weights["positional_embedding"][i] for i, t in enumerate(tokens)])
     layers = 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("transformer.resblocks."))
     for layer in range(layers):
@@ -116,7 +116,7 @@ def text_features(weights: Weights, tokens: Sequence[int], heads: int, activatio
 
 
 def position_encoding(channels: int, height: int, width: int) -> Array:
-    """Section 2: 2-D sinusoidal, normalised, temperature 10000 -> (channels, height, width); rows, then columns."""
+    """2-D sinusoidal, normalised, temperature 10000 -> (channels, height, width); rows, then columns."""
     half = channels // 2
     out = np.empty((channels, height, width))
     for c in range(channels):
@@ -192,7 +192,7 @@ def lcs(weights: Weights, image: Array, text: Array, size: int, normalisation: s
 
 
 def fuse(weights: Weights, a: Array, b: Array, fusion: str) -> Array:
-    """Section 3: two maps (D, H, W) -> (D, H, W)."""
+    """Two maps (D, H, W) -> (D, H, W)."""
     if fusion == "add":
         return a + b
     return conv2d(part(weights, "linear"), np.concatenate([a, b]))
@@ -211,7 +211,7 @@ def shares_window(a: tuple[int, int], b: tuple[int, int], height: int, width: in
 
 
 def swin_block(weights: Weights, x: Array, guidance: Array, heads: int, window: int, shift: int) -> Array:
-    """Section 4: one class's map (D, h, w) and vision guidance (G, h, w) -> (D, h, w)."""
+    """One class's map (D, h, w) and vision guidance (G, h, w) -> (D, h, w)."""
     _, height, width = x.shape
     positions = list(np.ndindex(height, width))
     rows = np.array([x[:, row, column] for row, column in positions])
@@ -226,7 +226,7 @@ def swin_block(weights: Weights, x: Array, guidance: Array, heads: int, window: 
 
 
 def spatial_aggregation(weights: Weights, maps: Array, guidance: Array, heads: int, window: int) -> Array:
-    """Section 4: maps (K, D, h, w) and vision guidance (G, h, w) -> (K, D, h, w)."""
+    """Maps (K, D, h, w) and vision guidance (G, h, w) -> (K, D, h, w)."""
     normed = np.empty_like(guidance)
     for row, column in np.ndindex(*guidance.shape[1:]):
         normed[:, row, column] = layer_norm(part(weights, "guidance_norm"), guidance[:, row, column])
@@ -243,7 +243,7 @@ def _feature_map(x: Array) -> Array:
 
 
 def class_aggregation(weights: Weights, maps: Array, guidance: Array, heads: int, cap: int, pooling: int) -> Array:
-    """Section 4: maps (K, D, h, w) and text guidance (K, G) -> (K, D, h, w); `pooling` 1 pools nothing.
+    """Maps (K, D, h, w) and text guidance (K, G) -> (K, D, h, w); `pooling` 1 pools nothing.
 
     Below the cap every position gets cap - K copies of the padding token beside its K classes.
     """
@@ -273,12 +273,12 @@ def class_aggregation(weights: Weights, maps: Array, guidance: Array, heads: int
 
 
 def guidance_upsampling(weights: Weights, feature: Array) -> Array:
-    """Section 5: a CLIP feature (width, h, w) -> decoder guidance at a multiple of its resolution."""
+    """A CLIP feature (width, h, w) -> decoder guidance at a multiple of its resolution."""
     return relu(conv2d(part(weights, "conv"), transposed_conv2d(part(weights, "up"), feature)))
 
 
 def double_conv(weights: Weights, x: Array) -> Array:
-    """Section 5: two 3 x 3 convolutions with GroupNorm (16 channels a group) and ReLU."""
+    """Two 3 x 3 convolutions with GroupNorm (16 channels a group) and ReLU."""
     for conv, norm in ((0, 1), (3, 4)):
         x = conv2d(part(weights, str(conv)), x)
         x = relu(group_norm(part(weights, str(norm)), x, max(1, len(x) // 16)))
@@ -286,12 +286,12 @@ def double_conv(weights: Weights, x: Array) -> Array:
 
 
 def decoder_stage(weights: Weights, x: Array, guidance: Array) -> Array:
-    """Section 5: one class's map (D, H, W) and guidance (G, 2H, 2W) -> (D', 2H, 2W)."""
+    """One class's map (D, H, W) and guidance (G, 2H, 2W) -> (D', 2H, 2W)."""
     return double_conv(part(weights, "conv"), np.concatenate([transposed_conv2d(part(weights, "up"), x), guidance]))
 
 
 def decoder(weights: Weights, maps: Array, local: Array | None, features: Sequence[Array], fusion: str) -> Array:
-    """Section 5: maps and embedded LCS (K, D, h, w), two CLIP features (width, h, w) -> logits (K, 4h, 4w)."""
+    """Maps and embedded LCS (K, D, h, w), two CLIP features (width, h, w) -> logits (K, 4h, 4w)."""
     guidance = [guidance_upsampling(part(weights, f"guidance.{i}"), feature) for i, feature in enumerate(features)]
     out = []
     for k, x in enumerate(maps):
@@ -307,7 +307,7 @@ def decoder(weights: Weights, maps: Array, local: Array | None, features: Sequen
 
 
 def kept_classes(similarity: Array, cap: int) -> list[int]:
-    """Section 4: of GCS (K, h, w) the `cap` classes with the highest maximum, in the vocabulary's order."""
+    """Of GCS (K, h, w) the `cap` classes with the highest maximum, in the vocabulary's order."""
     by_maximum = sorted(range(len(similarity)), key=lambda k: -similarity[k].max())
     return sorted(by_maximum[:cap])
 

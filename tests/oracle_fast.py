@@ -1,4 +1,4 @@
-"""The fast decoder (method, section 5) over explicit lists of classes: the tests' independent answer.
+"""The fast decoder (paper, III-D) over explicit lists of classes: the tests' independent answer.
 
 Everything else of the model comes from `oracle`, one view and one class at a time.
 """

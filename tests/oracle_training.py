@@ -1,4 +1,4 @@
-"""Losses, schedule, merging of windows and scores (method, section 6), written out pixel by pixel."""
+"""Losses, schedule, merging of windows and scores (paper, III-E; released code), written out pixel by pixel."""
 
 import math
 from collections.abc import Sequence

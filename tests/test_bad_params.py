@@ -39,6 +39,20 @@ PREDICT = ("predict", PHOTO, "--classes", "sky, tree", "--out", "out/overlay.png
         (SCALE, "training.lr: 3.0e-3", "training.lr: fast", [SCALE, "training.lr", "number", "'fast'"]),
         (SCALE, "vlm.dense_residual: own", "vlm.dense_residual: none", [SCALE, "vlm.dense_residual", "'class_token' or 'own'"]),
         (SCALE, "label: mini/12\n", "name: mini/12\n", [SCALE, "backbones.base", "unknown parameter 'name'", "label"]),
+        (SCALE, "[0, 2]\n  large:", "[2, 2]\n  large:", [SCALE, "guidance_layers", "2, 2", "two different"]),
+        (SCALE, "[0, 2]\n  large:", "[-1, 2]\n  large:", [SCALE, "guidance_layers", "-1, 2", "from 0"]),
+        (*ROW, "set: {vlm.prompts: ['a {kind} of a {}']}", ["table_7.yaml, row 3", "vlm.prompts", "{kind}", "no other braces"]),
+        (
+            *ROW,
+            "set: {model.decoder.guidance_channels: [32, 8]}",
+            ["table_7.yaml, row 3", "guidance_channels[0]: 32", "model.hidden_dim (32)", "fewer"],
+        ),
+        (
+            "params/tables/table_1.yaml",
+            "[null, null, null, 24.3, 18.3]",
+            "[1, null, null, null, 24.3, 18.3]",
+            ["table_1.yaml, others 1", "6 numbers for 5"],
+        ),
         ("params/base.yaml", "  hidden_dim: 128", "  hidden_dims: 128", ["base.yaml", "did you mean 'model.hidden_dim'"]),
         ("params/base.yaml", "  schedule: cosine", "  # schedule:", ["base.yaml", "'training.schedule' is missing"]),
         ("data.dvc", "outs:", "outputs:", ["data.dvc", "restore it"]),
@@ -57,6 +71,11 @@ def test_parameters_that_are_no_text_are_refused(project: Project) -> None:
 def test_a_mistake_in_the_launch_settings_is_refused_before_training(project: Project, run: str) -> None:
     project.edit("params/launch.yaml", "log_every", "log_evry")
     assert_says(project.refusal("train", Path(run).name), "params/launch.yaml", "did you mean 'log_every'")
+
+
+def test_a_launch_setting_has_a_value_for_each_scale(project: Project, run: str) -> None:
+    project.edit("params/launch.yaml", "recompute: {sample: false, paper: false}", "recompute: {paper: true}")
+    assert_says(project.refusal("train", Path(run).name), "params/launch.yaml", "'recompute.sample' is missing")
 
 
 @pytest.mark.parametrize(

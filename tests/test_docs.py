@@ -33,7 +33,7 @@ ELSEWHERE = {
     "dvc pull": "tests/test_dvc.py::test_a_fresh_clone_of_the_finished_study_is_up_to_date_and_the_reports_show_its_results",
     "dvc repro": "tests/test_dvc.py::repro",
     "dvc repro --force": "tests/test_dvc.py::studied",
-    "dvc add data/paper": "tests/test_dvc.py::origin",
+    "dvc add data/paper": ("tests/test_dvc.py::test_raw_data_of_the_papers_scale_get_a_digest_and_git_sees_their_file_alone"),
     "dvc metrics diff HEAD~1": (
         "tests/test_dvc.py::test_results_of_other_parameters_are_never_reported_as_those_of_the_present_ones"
     ),

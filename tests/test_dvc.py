@@ -162,6 +162,17 @@ def test_no_path_belongs_to_both_tools() -> None:
     assert all(not path.startswith("results") for path in theirs), theirs
 
 
+def test_raw_data_of_the_papers_scale_get_a_digest_and_git_sees_their_file_alone(origin: Path, tmp_path: Path) -> None:
+    sh(tmp_path, "git", "clone", "-q", str(origin), "clone")
+    clone = tmp_path / "clone"
+    (clone / "data" / "paper" / "JPEGImages").mkdir(parents=True)
+    (clone / "data" / "paper" / "JPEGImages" / "2010_000001.jpg").write_bytes(b"a photograph")
+    assert Plan(clone, "paper").digest == "untracked"
+    sh(clone, "dvc", "add", "data/paper")
+    assert re.fullmatch(r"[0-9a-f]{32}\.dir", Plan(clone, "paper").digest)
+    assert sh(clone, "git", "status", "--short", "--untracked-files=all") == "?? data/paper.dvc\n"
+
+
 def test_a_report_that_fails_leaves_the_former_reports_as_they_were(origin: Path, tmp_path: Path) -> None:
     folder = clone(origin, tmp_path / "clone")
     commands = tmp_path / "bin"

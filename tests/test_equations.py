@@ -59,7 +59,7 @@ def activation(request: pytest.FixtureRequest) -> bool:
 
 @pytest.mark.parametrize("residual", ["class_token", "own"])
 def test_dense_image_features(residual: Residual, activation: bool) -> None:
-    """Section 1: the value path of the last block with the class token's or the patch's own residual."""
+    """The value path of the last block with the class token's or the patch's own residual."""
     clip, images = small_clip(activation), random(2, 3, 16, 16)
     actual, _ = dense(clip, residual).encode_image(images)
     for i, image in enumerate(images.numpy()):
@@ -68,7 +68,7 @@ def test_dense_image_features(residual: Residual, activation: bool) -> None:
 
 
 def test_guidance_features() -> None:
-    """Section 1: the outputs of the chosen blocks, without the class token, as maps."""
+    """The outputs of the chosen blocks, without the class token, as maps."""
     clip, images = small_clip(), random(1, 3, 16, 16)
     _, actual = dense(clip).encode_image(images)
     _, expected = oracle.image_features(arrays(clip), images[0].numpy(), HEADS, (0, 1), "own", oracle_layers.gelu)
@@ -79,7 +79,7 @@ def test_guidance_features() -> None:
 
 @pytest.mark.parametrize("residual", ["class_token", "own"])
 def test_visual_prompts(residual: Residual) -> None:
-    """Section 1: tokens of its own beside those of each block but the last, replaced after it."""
+    """Tokens of its own beside those of each block but the last, replaced after it."""
     clip, images = small_clip(), random(2, 3, 16, 16)
     model = dense(clip, residual)
     apply_tuning(model, "prompt-16")
@@ -95,7 +95,7 @@ def test_visual_prompts(residual: Residual) -> None:
 
 
 def test_text_features(activation: bool) -> None:
-    """Section 1: causal attention, the end token's output, projected and normalised."""
+    """Causal attention, the end token's output, projected and normalised."""
     clip = small_clip(activation)
     actual = dense(clip).encode_text(torch.tensor(PROMPTS)[:, None])
     for k, prompt in enumerate(PROMPTS):
@@ -103,7 +103,7 @@ def test_text_features(activation: bool) -> None:
 
 
 def test_position_embedding_is_resized_bicubically() -> None:
-    """Section 1: the grid's positions are resized, the class token's stays."""
+    """The grid's positions are resized, the class token's stays."""
     clip = small_clip()
     before = clip.visual.positional_embedding.detach().clone()
     after = DenseCLIP(clip, 24, (0, 1), "own").visual.positional_embedding.detach()
@@ -116,7 +116,7 @@ def test_position_embedding_is_resized_bicubically() -> None:
 
 
 def test_position_encoding() -> None:
-    """Section 2: 2-D sinusoids, normalised, temperature 10000."""
+    """2-D sinusoids, normalised, temperature 10000."""
     expected = oracle.position_encoding(8, 3, 5).reshape(8, 15).T
     assert_equal(sinusoidal_position(8, 3, 5), expected)
 
@@ -169,7 +169,7 @@ def test_local_similarity(size: int, normalisation: Normalisation) -> None:
 
 
 def test_map_embedding() -> None:
-    """Section 3: a 7 x 7 convolution of each class's map alone."""
+    """A 7 x 7 convolution of each class's map alone."""
     module = MapEmbedding(4, 7)
     perturb(module, seed=5)
     maps = random(2, 3, 4, 5)
@@ -181,7 +181,7 @@ def test_map_embedding() -> None:
 
 @pytest.mark.parametrize("fusion", ["cat", "add"])
 def test_fusion(fusion: Fusion) -> None:
-    """Section 3: concatenation and a linear map, or the sum."""
+    """Concatenation and a linear map, or the sum."""
     module = Fuse(4, fusion)
     perturb(module, seed=6)
     a, b = random(2, 4, 3, 3), random(2, 4, 3, 3, seed=1)
@@ -192,7 +192,7 @@ def test_fusion(fusion: Fusion) -> None:
 
 @pytest.mark.parametrize("fusion", ["cat", "add"])
 def test_embedding_and_fusion_are_one_convolution(fusion: Fusion) -> None:
-    """Section 3: the maps of both kinds, embedded and fused; and the second kind beside maps of other origin."""
+    """The maps of both kinds, embedded and fused; and the second kind beside maps of other origin."""
     module, embed = Fuse(4, fusion), [MapEmbedding(4, 3), MapEmbedding(4, 3)]
     for seed, each in enumerate((module, *embed)):
         perturb(each, seed)
@@ -212,7 +212,7 @@ def test_embedding_and_fusion_are_one_convolution(fusion: Fusion) -> None:
     ("height", "width", "window", "shift"), [(4, 4, 2, 1), (6, 4, 2, 1), (8, 8, 4, 2), (4, 4, 4, 2), (4, 6, 2, 0)]
 )
 def test_tokens_see_neighbours_of_their_window_only(height: int, width: int, window: int, shift: int) -> None:
-    """Section 4: which original positions see each other, for every pair of the map."""
+    """Which original positions see each other, for every pair of the map."""
     windows = Windows.of(height, width, window, shift, torch.device("cpu"))
     assert torch.equal(windows.order[windows.back], torch.arange(height * width))
     owner = np.empty(height * width, int)
@@ -228,7 +228,7 @@ def test_tokens_see_neighbours_of_their_window_only(height: int, width: int, win
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_window_attention(shift: int) -> None:
-    """Section 4: one Swin block, windows of 2 in place and shifted by 1, on a map that is not square."""
+    """One Swin block, windows of 2 in place and shifted by 1, on a map that is not square."""
     module = GuidedSwinBlock(4, 2, HEADS, 2, shift, 4)
     perturb(module, seed=7)
     maps, guidance = random(2, 3, 4, 4, 6), random(2, 2, 4, 6, seed=1)
@@ -239,7 +239,7 @@ def test_window_attention(shift: int) -> None:
 
 
 def test_spatial_aggregation() -> None:
-    """Section 4: a pair of Swin blocks a class, the guidance of each image for all of its classes."""
+    """A pair of Swin blocks a class, the guidance of each image for all of its classes."""
     module = SpatialAggregation(4, 2, HEADS, 2, 2)
     perturb(module, seed=8)
     maps, guidance = random(2, 3, 4, 4, 4), random(2, 2, 4, 4, seed=1)
@@ -251,7 +251,7 @@ def test_spatial_aggregation() -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("cap", [9, 3, 2])
 def test_class_aggregation(cap: int, training: bool) -> None:
-    """Section 4: linear attention over 3 classes and cap - 3 copies of the padding token, pooled in training only."""
+    """Linear attention over 3 classes and cap - 3 copies of the padding token, pooled in training only."""
     module = ClassAggregation(4, 2, HEADS, 2, 2, cap).train(training)
     perturb(module, seed=9)
     maps, guidance = random(2, 3, 4, 4, 6), random(2, 3, 2, seed=1)
@@ -263,7 +263,7 @@ def test_class_aggregation(cap: int, training: bool) -> None:
 
 
 def test_propagation_alternates_spatial_and_class_aggregation() -> None:
-    """Section 4: spatial, then class aggregation in each of two blocks."""
+    """Spatial, then class aggregation in each of two blocks."""
     module = Propagation(4, 2, 2, 2, HEADS, 2, 2, 5).eval()
     perturb(module, seed=10)
     weights = arrays(module)
@@ -279,7 +279,7 @@ def test_propagation_alternates_spatial_and_class_aggregation() -> None:
 @pytest.mark.parametrize("gradient", [True, False])
 @pytest.mark.parametrize("factor", [2, 4])
 def test_guidance_upsampling(factor: int, gradient: bool) -> None:
-    """Section 5: transposed convolution by the factor, 3 x 3 convolution, ReLU."""
+    """Transposed convolution by the factor, 3 x 3 convolution, ReLU."""
     module = GuidanceUpsampling(3, 4, 2, factor)
     perturb(module, seed=11)
     features = random(2, 3, 2, 3)
@@ -291,7 +291,7 @@ def test_guidance_upsampling(factor: int, gradient: bool) -> None:
 
 @pytest.mark.parametrize("outputs", [4, 32], ids=["one group", "two groups"])
 def test_decoder_stage(outputs: int) -> None:
-    """Section 5: transposed convolution, concatenation, two convolutions with GroupNorm and ReLU."""
+    """Transposed convolution, concatenation, two convolutions with GroupNorm and ReLU."""
     module = DecoderStage(5, 2, outputs)
     perturb(module, seed=12)
     maps, guidance = random(2, 3, 5, 2, 3), random(2, 2, 4, 6, seed=1)
@@ -307,7 +307,7 @@ def test_decoder_stage(outputs: int) -> None:
 
 @pytest.mark.parametrize("fusion", ["cat", "add", None], ids=["cat", "add", "without LCS"])
 def test_decoder(fusion: Fusion | None) -> None:
-    """Section 5: both stages, the local maps fused in before each, and the head."""
+    """Both stages, the local maps fused in before each, and the head."""
     module, embed = Decoder(5, 3, (4, 3), (3, 4), (2, 1), 6, fusion or "cat", fusion is not None), MapEmbedding(5, 3)
     perturb(module, seed=13)
     perturb(embed, seed=14)

@@ -278,7 +278,7 @@ def test_auxiliary_loss(weighting: Literal["all", "first"], weights: tuple[float
 @pytest.mark.usefixtures("float64_default")
 @pytest.mark.parametrize("cap", [5, 3])
 def test_total_loss_of_the_fast_decoder(cap: int, resolve: Resolve) -> None:
-    """Section 5: heads after fusion, before stage 1, before stage 2; classes above the cap have the dropped logit there."""
+    """Heads after fusion, before stage 1, before stage 2; classes above the cap have the dropped logit there."""
     params = resolve(SMALL | FAST | {"model.propagation.class_cap": cap, "model.t2p.weight": 0, "vlm.finetune": "frozen"})
     model = small_model(small_clip(), params).train()
     weights = arrays(model)

@@ -14,7 +14,7 @@ from fgaseg.errors import UserError
 from fgaseg.evaluation.pseudo_masks import principal_component
 from fgaseg.files import complete_files, write_whole
 from fgaseg.plan import Plan
-from fgaseg.reporting.curves import Line, overview_figure, read_metrics
+from fgaseg.reporting.curves import Line, overview_figure, read_curves
 from fgaseg.reporting.figures import runs_by_table, write_figures
 from fgaseg.reporting.palette import OTHER, VOID, VOID_STRIPE, colours, paint
 from fgaseg.reporting.results import read_panels
@@ -137,7 +137,7 @@ def test_the_default_model_is_drawn_black_in_the_overview(plan: Plan, tmp_path: 
     layers = plan.tables["table_3b"].rows
     for row in layers[:2]:
         write_metrics(plan, row)
-    lines = [Line(row.description, read_metrics(plan.paths.run(str(row.run_id)) / "metrics.jsonl"), i == 0)
+    lines = [Line(row.description, read_curves(plan.paths.run(str(row.run_id)) / "metrics.jsonl"), i == 0)
              for i, row in enumerate(layers[:2])]  # fmt: skip
     weak = [Line(line.label, line.curves, False) for line in lines]
     overview_figure([("Table", lines)], tmp_path / "strong.png")
@@ -243,7 +243,7 @@ def test_a_damaged_file_is_named(plan: Plan, tmp_path: Path, name: str, damage: 
 def test_a_resumed_training_overrides_the_steps_that_it_repeats(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 10, "loss": 3}\n{"step": 20, "loss": 2}\n{"step": 10, "loss": 5}\n{"step": 30, "lo')
-    steps, values = read_metrics(path)["loss"]
+    steps, values = read_curves(path)["loss"]
     assert steps.tolist() == [10, 20]
     assert values.tolist() == [5, 2]
 
@@ -252,7 +252,7 @@ def test_a_damaged_line_of_metrics_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 10, "loss": 3}\n{"loss": 2}\n{"step": 30, "loss": 1}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is damaged"):
-        read_metrics(path)
+        read_curves(path)
 
 
 def test_a_name_keeps_its_colour_in_any_company() -> None:

@@ -1,11 +1,14 @@
 """Files and folders that are either complete or absent, whoever else is at work on them."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from fgaseg.errors import UserError
 from fgaseg.files import atomic_folder, complete_files, exclusive
 
 _WORKER = """
@@ -55,3 +58,15 @@ def test_complete_files_join_a_folder_together_and_replace_its_folders_whole(tmp
         (out / "sub" / "new").touch()
         assert not (folder / "sub" / "new").exists()
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) == ["other", "sub", "sub/new"]
+
+
+def test_a_disk_that_knows_no_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with (
+        pytest.raises(UserError, match=r"thing\.lock: cannot be locked .*; put results/ on a disk that knows flock"),
+        exclusive(tmp_path / "thing"),
+    ):
+        pass

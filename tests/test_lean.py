@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fgaseg.model.aggregation import ClassAggregation
+from fgaseg.model.chunks import Chunks
 from fgaseg.model.lean import GELU, FeedForward, lean, positive, residual
 
 VALUES = torch.tensor([-200.0, -20, -3, -1, -1e-4, 0, 1e-4, 0.5, 1, 3, 20, 200])
@@ -64,3 +66,18 @@ def test_training_keeps_nothing_inside_an_mlp_with_a_gelu(activation: nn.Module,
     expected = torch.autograd.grad(plain.square().sum(), inputs)
     torch.testing.assert_close(result, plain)
     torch.testing.assert_close(actual, expected)
+
+
+def test_class_aggregation_of_many_classes_stays_in_the_range_of_half_precision() -> None:
+    """Sums of 256 classes' keys, with queries as large as training may make them."""
+    torch.manual_seed(0)
+    module = ClassAggregation(128, 128, 4, 4, 1, 256).eval()
+    with torch.no_grad():
+        for layer in (module.q, module.k):
+            layer.weight.mul_(16)
+    maps, guidance = torch.randn(1, 256, 2, 2, 128), torch.randn(1, 256, 128)
+    with torch.no_grad():
+        exact = module(maps.clone(), guidance, Chunks())
+        with torch.autocast("cpu", torch.float16):
+            rounded = module(maps.clone(), guidance, Chunks())
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.02, atol=0.02)

@@ -180,6 +180,15 @@ def test_text_features_of_cut_prompts_are_those_of_full_ones(mini_clip: open_cli
     torch.testing.assert_close(actual[:, 0], expected, rtol=1e-4, atol=1e-6)
 
 
+def test_a_prompt_is_not_cut_short_by_the_token_that_has_the_number_of_what_fills_up() -> None:
+    """CLIP's tokens begin with that of an exclamation mark, whose number 0 also stands after a prompt's end."""
+    prompts = tokenise(["a", "b ! ! !"], ("{}",), "fgaseg-mini")
+    end = tokenizer("fgaseg-mini").eot_token_id
+    assert (prompts == 0).any()
+    assert ((prompts == end).sum(2) == 1).all()
+    assert prompts[1, 0, -1] == end
+
+
 def test_each_prompt_template_has_its_own_features(mini_clip: open_clip.CLIP) -> None:
     templates = ("a photo of a {}", "{}", "a painting of the {} at night")
     clip = DenseCLIP(copy.deepcopy(mini_clip), 96, (0, 2), "own")

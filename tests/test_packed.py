@@ -14,7 +14,7 @@ from fgaseg.model.lean import GELU, affine, linear
 from fgaseg.model.prompts import tokenise
 from fgaseg.schema import Params
 from fgaseg.training.optimisation import Step, initial_state
-from fgaseg.training.ranks import ALONE
+from fgaseg.training.ranks import Ranks
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
@@ -124,7 +124,7 @@ def take_step(model: FGAseg, params: Params, images: Tensor) -> None:
     state = initial_state(model, params.training.model_copy(update={"lr": 0.1}))
     tokens = tokenise(["a", "b"], params.vlm.prompts, params.vlm.architecture)
     labels = torch.randint(0, 2, (len(images), 96, 96), generator=torch.Generator().manual_seed(1))
-    Step(state, params, tokens, ALONE)([(images, labels, ["one"])])
+    Step(state, params, tokens, Ranks(0, 1, torch.device("cpu")))([(images, labels, ["one"])])
 
 
 @pytest.mark.parametrize("told_by", ["train()", "the step"])

@@ -129,6 +129,22 @@ def test_a_result_of_an_older_revision_is_shown_and_marked_stale(plan: Plan, tmp
     }
 
 
+def test_a_stale_result_is_found_beside_a_benchmark_of_the_users_own(plan: Plan, tmp_path: Path) -> None:
+    content = "role: benchmark\nimages: harbour/images\nlabels: harbour/labels\nclasses: [sky, sea]\n"
+    (plan.root / "params" / "datasets").mkdir(exist_ok=True)
+    (plan.root / "params" / "datasets" / "harbour.yaml").write_text(content)
+    plan = Plan(plan.root, plan.scale)
+    assert plan.own
+    ours = plan.default_row
+    older = ours.params.model_copy(update={"revision": Revision(training=0, evaluation=1)})
+    provenance = origin(plan, revision={"training": 0, "evaluation": 1})
+    folder = eval_id(older, "fgaseg", plan.digest, plan.own)
+    write_evaluation(plan, ours, 0.4, folder=folder, provenance=provenance, training=provenance)
+    write_tables(plan, "main", tmp_path)
+    line = next(li for li in tidy(tmp_path / "table_1.csv") if li["method"] == "FGAseg" and li["scale"] == "sample")
+    assert (line["eval_id"], line["stale"]) == (folder, "yes")
+
+
 def test_a_stale_row_names_the_run_that_made_its_number(plan: Plan, tmp_path: Path) -> None:
     ours = plan.default_row
     older = ours.params.model_copy(update={"revision": Revision(training=0, evaluation=1)})

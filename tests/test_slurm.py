@@ -144,9 +144,8 @@ def test_a_disturbed_training_ends_in_the_same_weights_bit_for_bit(tmp_path: Pat
         "Ctrl-C",
         "scontrol requeue",
     ]
-    tally = disturb(undisturbed, disturbed, [default_run(disturbed)], faults, random.Random(0))
+    tally = disturb(undisturbed, disturbed, [default_run(disturbed)], faults, random.Random(0))  # raises for other weights
     assert tally.injected.total() >= 5, tally.table()
-    assert tally.survived == tally.injected
 
 
 def test_a_killed_rank_is_named_and_the_training_goes_on_in_a_new_job(project: Project) -> None:

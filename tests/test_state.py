@@ -194,3 +194,23 @@ def test_pickled_code_is_not_run(form: str, checksum: bool, tmp_path: Path) -> N
     assert not mark.exists()
     pickle.loads(pickle.dumps(_Hostile(mark)))
     assert mark.exists()
+
+
+def test_a_checkpoint_of_a_gpu_is_read_into_main_memory(
+    trained: TrainingState, fresh: TrainingState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every process reads what the first one wrote; its own GPU is another one, or there is none."""
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        path = trained.save(tmp_path, RUN)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(io.BytesIO(path.read_bytes()[:-4]), weights_only=True)
+    fresh.load(path, RUN)
+    assert_same(trained_state(fresh.model), trained_state(trained.model))
+
+
+def test_what_is_no_archive_is_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "step_00000001.pt"
+    path.write_bytes(sealed(b"something else"))
+    with pytest.raises(UserError, match=f"{path}: not a checkpoint of fgaseg; remove it"):
+        read_checkpoint(path)

@@ -1,4 +1,4 @@
-"""Losses, schedule, clipping, window merging and scores (method, section 6) against the oracle's plain loops."""
+"""Losses, schedule, clipping, window merging and scores (paper, III-E; released code) against the oracle's plain loops."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from fgaseg.params import Resolver
 from fgaseg.schema import Params
 from fgaseg.training.losses import Losses, segmentation_loss
 from fgaseg.training.optimisation import Step, initial_state, parameter_groups
-from fgaseg.training.ranks import ALONE
+from fgaseg.training.ranks import Ranks
 from fgaseg.training.state import TrainingState
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,7 +81,7 @@ def test_total_loss_without_t2p_is_the_segmentation_loss(build_model: Callable[.
 
 
 def test_learning_rates_follow_a_cosine_to_zero(tiny_model: FGAseg, resolve: Resolve) -> None:
-    """Section 6: CLIP at its own multiple of the base rate, no warm-up."""
+    """CLIP at its own multiple of the base rate, no warm-up."""
     training = resolve({"training.iterations": 7}).training
     state = initial_state(tiny_model, training)
     bases = {training.lr, training.lr * training.clip_lr_multiplier}
@@ -95,7 +95,7 @@ def test_learning_rates_follow_a_cosine_to_zero(tiny_model: FGAseg, resolve: Res
 
 
 def test_parameter_groups(tiny_model: FGAseg, sample_params: Params) -> None:
-    """Section 6: CLIP learns at 0.01 x the base (here 0.1 x), norms do not decay, each trained tensor is in one group."""
+    """CLIP learns at 0.01 x the base (here 0.1 x), norms do not decay, each trained tensor is in one group."""
     training = sample_params.training
     names = {id(p): name for name, p in tiny_model.named_parameters()}
     found = {}
@@ -122,7 +122,7 @@ class _Recorder(torch.optim.SGD):
 def test_a_step_averages_over_images_and_clips_over_the_whole_model(
     share: float, build_model: Callable[..., FGAseg], resolve: Resolve
 ) -> None:
-    """Section 6: one norm over CLIP and the rest together; the step tells the norm before clipping, and mean losses."""
+    """One norm over CLIP and the rest together; the step tells the norm before clipping, and mean losses."""
     params = resolve({})
     sizes = (1, 2)
     images = [random(size, 3, 96, 96, seed=size).float() for size in sizes]
@@ -142,7 +142,7 @@ def test_a_step_averages_over_images_and_clips_over_the_whole_model(
     recorder = _Recorder([p for p in model.parameters() if p.requires_grad], lr=1.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(recorder, lambda _: 1.0)
     state = TrainingState(model, recorder, schedule, torch.amp.GradScaler("cpu", enabled=False))
-    terms, actual = Step(state, params, tokens, ALONE)(batches)
+    terms, actual = Step(state, params, tokens, Ranks(0, 1, torch.device("cpu")))(batches)
     assert len(recorder.seen) == len(gradients)
     for seen, gradient in zip(recorder.seen, gradients, strict=True):
         np.testing.assert_allclose(seen.numpy(), gradient * min(1.0, share), rtol=1e-4, atol=1e-6 * norm)
@@ -165,7 +165,7 @@ def test_clipping_rule() -> None:
 
 
 def test_windows_and_whole_image_are_the_views(sample_params: Params) -> None:
-    """Section 6: windows of the resized image, row by row, then the whole image resized to one window."""
+    """Windows of the resized image, row by row, then the whole image resized to one window."""
     e = sample_params.evaluation
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (50, 70, 3), np.uint8))
@@ -181,7 +181,7 @@ def test_windows_and_whole_image_are_the_views(sample_params: Params) -> None:
 
 
 def test_paper_takes_four_windows_and_the_whole_image(project_root: Path) -> None:
-    """Section 6: 640 x 640, windows of 384 at stride 256."""
+    """640 x 640, windows of 384 at stride 256."""
     e = Resolver(project_root, "paper").default.evaluation
     assert window_origins(e) == [(0, 0), (0, 256), (256, 0), (256, 256)]
     assert e.whole_image
@@ -190,7 +190,7 @@ def test_paper_takes_four_windows_and_the_whole_image(project_root: Path) -> Non
 @pytest.mark.parametrize("whole_image", [True, False])
 @pytest.mark.parametrize(("window", "stride", "resize", "length"), [(8, 4, 16, 4), (8, 6, 14, 4), (6, 6, 12, 6)])
 def test_merging(window: int, stride: int, resize: int, length: int, whole_image: bool, resolve: Resolve) -> None:
-    """Section 6: the mean of overlapping windows, then the mean with the whole image."""
+    """The mean of overlapping windows, then the mean with the whole image."""
     e = resolve(
         {
             "evaluation.window": window,
@@ -208,7 +208,7 @@ def test_merging(window: int, stride: int, resize: int, length: int, whole_image
 
 @pytest.mark.parametrize("chunk", [1, 2, 32])
 def test_label_map(chunk: int) -> None:
-    """Section 6: the best class of every pixel of the original size, however the classes are chunked."""
+    """The best class of every pixel of the original size, however the classes are chunked."""
     scores = random(5, 6, 6)
     expected = oracle_training.label_map(scores.numpy(), 9, 13)
     assert np.array_equal(label_map(scores, 9, 13, chunk).numpy(), expected)
@@ -247,7 +247,7 @@ def test_counts_are_the_margins_of_the_confusion_matrix(predictions: Labelled) -
 
 @pytest.mark.parametrize("second", ["confusion", "sets"])
 def test_mean_iou(second: str, predictions: Labelled) -> None:
-    """Section 6: over the classes that the ground truth shows, void excluded, by two other computations."""
+    """Over the classes that the ground truth shows, void excluded, by two other computations."""
     if second == "confusion":
         expected = oracle_training.miou_of_confusion(oracle_training.confusion(*predictions, 5))
     else:

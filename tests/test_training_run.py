@@ -118,6 +118,19 @@ def test_a_training_continued_by_other_code_names_both_and_leaves_no_checkpoint(
     assert not (path.parent / "checkpoints").exists()
 
 
+def test_a_finished_run_is_left_as_it_is(untrained: Project, tmp_path: Path) -> None:
+    project = untrained.copy(tmp_path / "finished")
+    run, _ = project.ids("table_1", 2)
+    project.succeed("train", run)
+    folder = project.results / "runs" / run
+    path = folder / "params.json"
+    path.write_text(path.read_text().replace('"code": "', '"code": "other '))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    again = project.succeed("train", run)
+    assert again.out.strip().endswith("model.safetensors")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.slow
 def test_two_trainings_from_scratch_give_the_same_weights_and_another_seed_others(untrained: Project, tmp_path: Path) -> None:
     run, _ = untrained.ids("table_1", 2)

@@ -283,6 +283,7 @@ def test_the_command_tells_by_its_exit_status(project: Project) -> None:
     """A small project holds fewer photographs than the sample is drawn with, which is found too."""
     result = project.quick("data", "verify", "a-150", "--sheet", "sheet.png", "--json", "found.json")
     assert result.status == 1
+    assert result.out.startswith("a-150 (sample scale, data/sample): 3 of 28 sound images, 1 finding\n")
     assert "3 photographs with labels, where a-150 has 28: 25 are missing" in result.out
     (report,) = json.loads((project.root / "found.json").read_text())
     assert report["dataset"] == "a-150"

@@ -94,9 +94,8 @@ def touch(paths: list[Path]) -> None:
         path.touch()
 
 
-@pytest.fixture
-def finished(project: Path) -> Path:
-    """The project after `all`, as far as Snakemake looks at it."""
+def finish(project: Path) -> None:
+    """What is there after `all`, as far as Snakemake looks at it."""
     plan = Plan(project, "sample")
     touch_inputs(plan)
     touch([plan.paths.run(run) / "model.safetensors" for run in plan.runs])
@@ -105,6 +104,12 @@ def finished(project: Path) -> Path:
     touch([plan.paths.timing("table_6")])
     touch([plan.paths.report / "all" / file for file in ("report.html", "metrics.json")])
     touch([plan.paths.results / "tracked" / "all"])
+
+
+@pytest.fixture
+def finished(project: Path) -> Path:
+    """The project after `all`."""
+    finish(project)
     return project
 
 
@@ -149,3 +154,17 @@ def test_new_sample_data_make_only_the_sample_stale(project: Path, scale: Scale,
     os.utime(project / "data.dvc", (time.time() + 60, time.time() + 60))
     planned = snakemake(project, "-n", "--config", f"scale={scale}", "--", "main")
     assert ("prepare" in jobs(planned.stdout + planned.stderr)) == stale
+
+
+def test_another_file_of_weights_in_the_place_of_the_former_trains_anew(project: Path) -> None:
+    weights = project / "weights" / "mini.safetensors"
+    touch([weights])
+    scale = project / "params" / "scale" / "sample.yaml"
+    scale.write_text(scale.read_text().replace("data/sample/vlm/fgaseg-mini.safetensors", "weights/mini.safetensors"))
+    finish(project)
+    planned = snakemake(project, "-n", "--", "all")
+    assert "Nothing to be done" in planned.stdout + planned.stderr
+    os.utime(weights, (time.time() + 60, time.time() + 60))
+    planned = snakemake(project, "-n", "--", "all")
+    counts = jobs(planned.stdout + planned.stderr)
+    assert (counts["vlm"], counts["train"]) == (2, 37)

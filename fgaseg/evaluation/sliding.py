@@ -1,4 +1,4 @@
-"""Sliding windows plus the whole image (method, section 6)."""
+"""Sliding windows plus the whole image (released code)."""
 
 import torch
 import torch.nn.functional as F

@@ -1,9 +1,10 @@
-"""Propagation of the class maps: spatial, then class aggregation (method, section 4; form of the released code).
+"""Propagation of the class maps: spatial, then class aggregation (paper, III-C3; form of the released code).
 
 Axes: B images, b of them at a time, K classes, n of them at a time, D hidden channels, G guidance channels, h x w patch grid,
 M heads. Channels come last: each position of a class's map is a token.
 """
 
+import math
 from typing import NamedTuple, cast
 
 import torch
@@ -135,7 +136,8 @@ class SpatialAggregation(nn.Module):
 class ClassGuide(NamedTuple):
     """Class aggregation made ready for images: linear maps, and what all positions of an image share.
 
-    `values` gives a 1 after the D / M channels of each head: sums over the classes then count their weights too.
+    `values` gives a 1 after the D / M channels of each head: sums over the classes then count their weights too. All of it is
+    scaled by a power of two, which quotients do not show: sums over many classes then stay in the range of float16.
     `queries` and `keys` (B, K, 1, D) are those of guidance, `padding` (M, D / M, D / M + 1) is what padding adds to the sums,
     None without any.
     """
@@ -163,6 +165,7 @@ class ClassAggregation(nn.Module):
     def __init__(self, dim: int, guidance_dim: int, heads: int, mlp_ratio: int, pooling: int, class_cap: int) -> None:
         super().__init__()
         self.heads, self.pooling, self.class_cap = heads, pooling, class_cap
+        self.unit = 2.0 ** -math.ceil(math.log2(class_cap))
         self.norm1 = nn.LayerNorm(dim)
         self.q, self.k = GuidedLinear(dim, guidance_dim), GuidedLinear(dim, guidance_dim)
         self.v = nn.Linear(dim, dim)
@@ -175,9 +178,9 @@ class ClassAggregation(nn.Module):
         """Text guidance (B, K, G)."""
 
         def make() -> Tensor:
-            return F.pad(self.v.weight.unflatten(0, (self.heads, -1)), (0, 0, 0, 1)).flatten(0, 1)
+            return self.unit * F.pad(self.v.weight.unflatten(0, (self.heads, -1)), (0, 0, 0, 1)).flatten(0, 1)
 
-        ones = F.pad(self.v.bias.unflatten(0, (self.heads, -1)), (0, 1), value=1.0).flatten()
+        ones = self.unit * F.pad(self.v.bias.unflatten(0, (self.heads, -1)), (0, 1), value=1.0).flatten()
         q, k, values = self.q.of_tokens(), self.k.of_tokens(), assembled(self, "values", [self.v.weight], make, ones)
         g = guidance[:, :, None]
         missing, padding = max(self.class_cap - guidance.shape[1], 0), None
@@ -202,7 +205,7 @@ class ClassAggregation(nn.Module):
         if guide.padding is not None:
             sums = sums.unflatten(1, (positions, self.heads)).add_(guide.padding).flatten(1, 2)
         out = q @ sums
-        return (out[..., :-1] / (out[..., -1:] + 1e-6)).transpose(1, 2).reshape(x.shape)
+        return (out[..., :-1] / (out[..., -1:] + 1e-6 * self.unit)).transpose(1, 2).reshape(x.shape)
 
     def _change(self, x: Tensor, guide: ClassGuide) -> Tensor:
         """What the block adds to x (b, K, S, D)."""

@@ -1,4 +1,4 @@
-"""CLIP as a dense encoder (method, section 1).
+"""CLIP as a dense encoder (paper, III-A2; released code).
 
 Axes: B images, K classes, P prompts a class, C embedding size, h x w patch grid, L prompt length in tokens.
 """
@@ -70,8 +70,8 @@ def _block(block: Any, x: Tensor, causal: bool = False, seen: int | None = None)
 def _filled(x: Tensor) -> Tensor:
     """In inference on a CPU, the tokens (1, L, width) of one image with zeros after them, up to a multiple of 8 tokens.
 
-    oneDNN reads all of a weight once more for what is left over of its blocks of rows. A patch grid and the class token
-    leave one row over: with 24 x 24 patches linear maps take up to a third less time once that is filled up.
+    A patch grid and the class token are one row more than oneDNN's products like: with 24 x 24 patches linear maps take up to
+    a third less time once that is filled up.
     """
     if torch.is_grad_enabled() or x.device.type != "cpu" or len(x) > 1:
         return x

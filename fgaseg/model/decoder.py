@@ -1,4 +1,4 @@
-"""The decoder: from class maps on the patch grid to one logit per class at four times its resolution (method, section 5)."""
+"""The decoder: from class maps on the patch grid to one logit per class at four times its resolution (paper, III-D)."""
 
 from collections.abc import Sequence
 from itertools import islice

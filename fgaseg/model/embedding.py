@@ -1,4 +1,4 @@
-"""Channels from similarity maps (method, section 3): a convolution of each class's map, and the linear maps after it as one."""
+"""Channels from similarity maps (paper, III-C3): a convolution of each class's map, and the linear maps after it as one."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The fast decoder's auxiliary heads, and the classes that they let pass (method, section 5; paper, Tables V and VI).
+"""The fast decoder's auxiliary heads, and the classes that they let pass (paper, III-D, Tables V and VI).
 
 Axes: B images, K classes, k those of them that are left, D channels.
 """

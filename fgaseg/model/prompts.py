@@ -40,5 +40,5 @@ def tokenise(names: Sequence[str], templates: Sequence[str], architecture: str) 
                     f"class name '{name[:40]}...' makes a prompt of {length} tokens; {architecture} reads {longest}: shorten it"
                 )
     prompts = encode([template.format(name) for name in names for template in templates])
-    length = int((prompts != 0).sum(1).max())
+    length = int(prompts.argmax(1).max()) + 1  # the end token has the highest id; 0, what follows it, is also that of '!'
     return prompts[:, :length].view(len(names), len(templates), length).to(torch.long)

@@ -1,4 +1,4 @@
-"""Category supplementation: global and local similarity maps and their fusion (method, section 3)."""
+"""Category supplementation: global and local similarity maps and their fusion (paper, III-C1 and III-C2)."""
 
 from typing import Literal, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Text-pixel alignment loss (method, section 2, equations 7 and 8)."""
+"""Text-pixel alignment loss (paper, III-B2, equations 7 and 8)."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Windows of Swin blocks: which tokens of a map attend to each other (method, section 4)."""
+"""Windows of Swin blocks: which tokens of a map attend to each other (paper, III-C3)."""
 
 from itertools import pairwise
 from typing import NamedTuple, Self

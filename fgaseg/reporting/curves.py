@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Line:
     strong: bool
 
 
-def read_metrics(path: Path) -> Curves:
+def read_curves(path: Path) -> Curves:
     """The metrics in a jsonl file, none where there is no file; where a resumed training repeats a step, the later line counts.
 
     `UserError` when a line other than the last, which may be half written, is damaged.
@@ -122,7 +123,7 @@ def _draw_lines(loss: "Axes", score: "Axes", lines: Sequence[Line]) -> None:
     for line in lines:
         colour = INK if line.strong else next(others)
         style: dict[str, Any] = {"color": colour, "linewidth": 2.6 if line.strong else 1.2, "zorder": 3 if line.strong else 2}
-        label = line.label if len(line.label) <= 44 else f"{line.label[:42]}..."
+        label = fill(line.label, 46)
         (handle,) = score.plot([], [], label=label if line.curves else f"{label} (not trained yet)", **style)
         handles.append(handle)
         if "loss" in line.curves:
@@ -149,17 +150,18 @@ def overview_figure(tables: Sequence[tuple[str, Sequence[Line]]], out: Path) -> 
     """A line of axes for each table, given by its title and trainings: total loss, validation mIoU in percent, legend."""
     from matplotlib.figure import Figure
 
-    each, width = 2.25, 9.6
+    each, width = 2.4, 9.6
     height = each * len(tables) + 0.25
     figure = Figure(figsize=(width, height))
     for i, (title, lines) in enumerate(tables):
         top = height - i * each
         grid = figure.add_gridspec(
-            1, 2, left=0.05, right=0.68, wspace=0.16, top=(top - 0.55) / height, bottom=(top - each + 0.25) / height
+            1, 2, left=0.05, right=0.68, wspace=0.16, top=(top - 0.55) / height, bottom=(top - each + 0.4) / height
         )
         loss, score = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
         figure.text(0.05, (top - 0.25) / height, title, fontsize=10, color=INK, fontweight="bold")
         _draw_lines(loss, score, lines)
-        _axes(loss, "total loss")
-        _axes(score, "validation mIoU (%)")
+        for axes, name in ((loss, "total loss"), (score, "validation mIoU (%)")):
+            _axes(axes, name)
+            axes.set_xlabel("iteration", fontsize=8, color=INK, labelpad=1)
     save_drawing(figure, out)

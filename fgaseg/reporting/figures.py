@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fgaseg.plan import Plan, Scope
-from fgaseg.reporting.curves import Line, overview_figure, read_metrics, training_figure
+from fgaseg.reporting.curves import Line, overview_figure, read_curves, training_figure
 from fgaseg.reporting.heatmaps import pseudo_mask_figure
 from fgaseg.reporting.results import Panels, read_panels
 from fgaseg.reporting.segmentations import segmentation_figure
@@ -105,7 +105,7 @@ def _curves(plan: Plan, scope: Scope, out: Path) -> Iterator[Figure]:
     runs = {
         run: {key: found[run] for key, found in tables.items() if run in found} for found in tables.values() for run in found
     }
-    curves = {run: read_metrics(plan.paths.run(run) / "metrics.jsonl") for run in runs}
+    curves = {run: read_curves(plan.paths.run(run) / "metrics.jsonl") for run in runs}
     default = plan.default_row.run_id
     lines = {
         plan.tables[key].title: [

@@ -218,7 +218,7 @@ class Evaluations:
         """Ids of the evaluations of `row` under another revision or other data, the one to prefer last."""
         found = []
         for revision, digest in set(self._on_disk.values()):
-            name = eval_id(row.params.model_copy(update={"revision": revision}), row.method, digest)
+            name = eval_id(row.params.model_copy(update={"revision": revision}), row.method, digest, self.plan.own)
             if name != row.eval_id and self._on_disk.get(name) == (revision, digest):
                 found.append((digest == self.plan.digest, revision.evaluation, revision.training, name))
         return [name for *_, name in sorted(found)]

@@ -74,8 +74,6 @@ CONCEPTS: tuple[Concept, ...] = (
     Concept("sheep", "thing", False, _names("sheep", "", "sheep", "", "sheep", "sheep"), words=("lamb",)),
 )
 
-BY_KEY = {concept.key: concept for concept in CONCEPTS}
-
 
 def shown_in(dataset: str) -> list[Concept]:
     """The concepts that scenes of `dataset` may show: all that it can name, but only seen ones in the training set.

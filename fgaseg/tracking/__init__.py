@@ -14,7 +14,7 @@ __all__ = ["deliver", "following", "track_job", "tracking_uri"]
 
 
 def track_job(plan: Plan, launch: Launch, identity: str) -> None:
-    """At the end of a training or an evaluation: tell the tracking server, where one is configured.
+    """At the end of an evaluation: tell the tracking server, where one is configured.
 
     `identity` is the run's id, or an untrained CLIP's evaluation id. Without a server `fgaseg track` delivers all jobs at
     once: to import MLflow takes seconds, which every job of the grid would pay, and jobs would meet in one sqlite file.

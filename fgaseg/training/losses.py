@@ -1,4 +1,4 @@
-"""What training minimises: equations 12 and 13 (method, section 6)."""
+"""What training minimises: equations 12 and 13 (paper, III-E)."""
 
 from collections.abc import Sequence
 

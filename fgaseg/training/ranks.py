@@ -83,10 +83,6 @@ class Ranks:
         )
 
 
-ALONE = Ranks(0, 1, torch.device("cpu"))
-"""The only process, on the CPU."""
-
-
 @contextmanager
 def joined(threads: int) -> Iterator[Ranks]:
     """Set torch up in this process and meet the others, if there are any: NCCL between GPUs, gloo between CPUs."""

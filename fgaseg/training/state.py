@@ -6,6 +6,7 @@ come from the backbone's file; data order and augmentation follow from the step.
 
 import io
 import pickle
+import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,13 +109,20 @@ def _step_of(path: Path) -> int:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, whose checksum must be right; no pickled code is run."""
-    raw = path.read_bytes()
-    if len(raw) < 4 or zlib.crc32(raw[:-4]).to_bytes(4, "big") != raw[-4:]:
+    """The content of a checkpoint, whose checksum must be right, in main memory; no pickled code is run.
+
+    Every process of a training reads the same file, which the first one wrote: tensors must not return to its GPU.
+    """
+    written = path.read_bytes()
+    raw, checksum = written[:-4], written[-4:]
+    del written
+    if zlib.crc32(raw).to_bytes(4, "big") != checksum:
         raise DamagedCheckpointError(f"{path}: the checkpoint is damaged; remove it to continue from the one before")
+    if not zipfile.is_zipfile(io.BytesIO(raw)):
+        raise UserError(f"{path}: not a checkpoint of fgaseg; remove it")
     try:
-        content: dict[str, Any] = torch.load(io.BytesIO(raw[:-4]), weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        content: dict[str, Any] = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError) as error:
         raise UserError(f"{path}: not a checkpoint of fgaseg ({str(error).splitlines()[0]}); remove it") from None
     if not isinstance(content, dict) or content.keys() != _KEYS:
         raise UserError(f"{path}: not a checkpoint of fgaseg; remove it")

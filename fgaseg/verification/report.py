@@ -13,11 +13,11 @@ def _listed(names: list[str], most: int = _MOST_NAMES) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def text(found: Verification) -> str:
-    """A paragraph on a dataset: counts, the most frequent classes, those never seen, and every finding on a line."""
+def text(found: Verification, place: str) -> str:
+    """A paragraph on a dataset at a place: counts, the most frequent classes, those never seen, every finding on a line."""
     there = len(found.items)
     expected = "" if found.expected in (None, there) else f" of {found.expected}"
-    lines = [f"{found.name}: {there}{expected} sound images, {_count(len(found.defects), 'finding')}"]
+    lines = [f"{found.name} ({place}): {there}{expected} sound images, {_count(len(found.defects), 'finding')}"]
     total = sum(share.pixels for share in found.classes)
     if total:
         frequent = sorted(found.classes, key=lambda share: -share.pixels)[:_MOST_NAMES]

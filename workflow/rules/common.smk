@@ -79,6 +79,13 @@ def backbone_file(params):
     return str(PLAN.paths.vlm(params.vlm.backbone))
 
 
+def weights_file(wildcards):
+    """A file of CLIP's weights, so that another one in its place is noticed; below the data, DVC's file tells that."""
+    path = Path(PLAN.backbones[wildcards.backbone].vlm.pretrained)
+    tracked = bool(TRACKED_DATA) and path.is_relative_to(PLAN.default.data.root)
+    return [str(path)] if path.is_file() and not tracked else []
+
+
 def run_inputs(wildcards):
     """What a training reads: its datasets and its backbone."""
     params = PLAN.runs[wildcards.run]

@@ -4,6 +4,7 @@
 rule vlm:
     input:
         TRACKED_DATA,
+        weights_file,
     output:
         f"{RESULTS}/vlm/{{backbone}}-{{identity}}.pt",
     log:
