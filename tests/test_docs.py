@@ -13,12 +13,14 @@ from project import Project
 from server import serving
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 ELSEWHERE = {
     "sudo apt-get install -y git make python3-venv": ".ci/run",
     "git clone <this repository> fgaseg && cd fgaseg": "tests/test_dvc.py::origin",
     "make sample": ".ci/run",
+    "make install": ".ci/run",
+    "tests/slurm/cluster.sh start": ".ci/run",
     "make test": ".ci/run",
     "make check": ".ci/run",
     "make app": ".ci/run",
@@ -67,6 +69,7 @@ ELSEWHERE = {
 """What is too long, needs a server, an installation or archives, and where it is run instead: a file, or a function in it."""
 
 SMALLER = {
+    "make quick": f"make -C {ROOT} -n quick",
     "python -m benchmarks 'labels-*' --repeats 5": "python -m benchmarks 'help-tr*' --repeats 1 --allocator default",
     "python -m benchmarks --json out.json --threads 1": (
         "python -m benchmarks help-show --repeats 1 --allocator default --json out.json --threads 1"
