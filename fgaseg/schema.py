@@ -1,6 +1,6 @@
 """What parameters there are: frozen, validated records of base.yaml's sections and of launch.yaml."""
 
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -228,16 +228,33 @@ class Cluster(_Frozen):
         return self.nodes * self.gpus_per_node
 
 
-Value = TypeVar("Value")
+class CountAtScales(_Frozen):
+    """A number for each scale."""
+
+    sample: Positive
+    paper: Positive
+
+    def __getitem__(self, scale: Scale) -> int:
+        return self.sample if scale == "sample" else self.paper
 
 
-class PerScale(_Frozen, Generic[Value]):
-    """A setting with a value for each scale."""
+class SecondsAtScales(_Frozen):
+    """A time for each scale."""
 
-    sample: Value
-    paper: Value
+    sample: Fraction
+    paper: Fraction
 
-    def __getitem__(self, scale: Scale) -> Value:
+    def __getitem__(self, scale: Scale) -> float:
+        return self.sample if scale == "sample" else self.paper
+
+
+class SwitchAtScales(_Frozen):
+    """A yes or no for each scale."""
+
+    sample: bool
+    paper: bool
+
+    def __getitem__(self, scale: Scale) -> bool:
         return self.sample if scale == "sample" else self.paper
 
 
@@ -246,11 +263,11 @@ class Launch(_Frozen):
 
     threads: Positive
     workers: Annotated[int, Field(ge=0)]
-    images_per_pass: PerScale[Positive]
-    classes_at_once: PerScale[Positive]
-    recompute: PerScale[bool]
+    images_per_pass: CountAtScales
+    classes_at_once: CountAtScales
+    recompute: SwitchAtScales
     compile: bool
-    checkpoint_seconds: PerScale[Fraction]
+    checkpoint_seconds: SecondsAtScales
     log_every: Positive
     timing: Timing
     tracking_uri: str | None
