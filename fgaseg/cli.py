@@ -96,10 +96,10 @@ def train(
     from fgaseg.training.run import train_run
 
     model = plan.paths.run(run_id) / "model.safetensors"
-    if not model.exists():
+    if not model.is_file():
         with exclusive(plan.paths.run(run_id)):  # another process may be training it
             pass
-    typer.echo(model if model.exists() else train_run(plan, run_id, launch))
+    typer.echo(model if model.is_file() else train_run(plan, run_id, launch))
 
 
 @app.command()
