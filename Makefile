@@ -40,7 +40,7 @@ sample: data
 test: data
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
-# What takes no minutes of training, no cluster and no photographs of full size.
+# Without long trainings and evaluations, the paper's scale and SLURM.
 quick: data
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not slow and not paper and not slurm"
 
