@@ -257,6 +257,7 @@ start_database() {
         --bind-address=127.0.0.1 --port=$database_port --innodb-buffer-pool-size=128M --innodb-lock-wait-timeout=900 \
         --innodb-flush-log-at-trx-commit=2 </dev/null &>"$log" 9>&- &
     echo $! >"$state/mariadbd.pid"
+    await 10 alive mariadbd || fail "mariadbd does not start" "$log" # until then the process still runs this script, or setsid
     answers mariadbd 40 sql </dev/null
     sql <<SQL || fail "cannot create the accounting database"
 CREATE DATABASE IF NOT EXISTS slurm_acct_db;
