@@ -46,6 +46,22 @@ def test_a_table_lists_the_ids_and_state_of_every_seed(plan: Plan) -> None:
     assert [second.run_id, second.eval_id, "done", "seed", "1"] in lines
 
 
+def test_a_row_is_begun_once_a_training_of_it_is_and_done_with_the_evaluations_of_all_its_seeds(plan: Plan) -> None:
+    row = plan.tables["table_4b"].rows[1]
+    first, second = row.replicas
+    assert plan.state(row) == "missing"
+    write_evaluation(plan, first, 0.4)
+    assert (plan.state(first), plan.state(second), plan.state(row)) == ("done", "missing", "missing")
+    assert second.run_id is not None
+    folder = plan.paths.run(second.run_id)
+    folder.mkdir(parents=True)
+    assert plan.state(second) == "missing"  # a folder alone is no training
+    (folder / "metrics.jsonl").touch()
+    assert (plan.state(second), plan.state(row)) == ("begun", "begun")
+    write_evaluation(plan, second, 0.4)
+    assert (plan.state(second), plan.state(row)) == ("done", "done")
+
+
 def test_a_row_shows_all_parameters_and_marks_the_changed_ones(plan: Plan) -> None:
     row = plan.tables["table_2"].rows[0]
     text = show(plan, "table_2", 1)

@@ -168,3 +168,11 @@ def test_another_file_of_weights_in_the_place_of_the_former_trains_anew(project:
     planned = snakemake(project, "-n", "--", "all")
     counts = jobs(planned.stdout + planned.stderr)
     assert (counts["vlm"], counts["train"]) == (2, 37)
+
+
+def test_make_clean_removes_the_sample_scales_results_alone(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for scale in ("sample", "paper"):
+        (tmp_path / "results" / scale / "runs").mkdir(parents=True)
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True)
+    assert [folder.name for folder in (tmp_path / "results").iterdir()] == ["paper"]
