@@ -189,19 +189,22 @@ def status_command(
     """Show how far the trainings are, from files alone: works without SLURM, while the workflow runs, and after it died."""
     import shutil
     import time
+    from contextlib import suppress
 
     from fgaseg.status import status
 
     plan, chosen = open_plan(scale), _scope(scope)
-    text = status(plan, chosen, shutil.get_terminal_size((100, 24)).columns)
-    while watch:
-        typer.echo(f"\x1b[H\x1b[2J{text}")
-        try:
+
+    def now() -> str:
+        return status(plan, chosen, shutil.get_terminal_size((100, 24)).columns)
+
+    if not watch:
+        typer.echo(now())
+        return
+    with suppress(KeyboardInterrupt):
+        while True:
+            typer.echo(f"\x1b[H\x1b[2J{now()}")
             time.sleep(5)
-        except KeyboardInterrupt:
-            return
-        text = status(plan, chosen, shutil.get_terminal_size((100, 24)).columns)
-    typer.echo(text)
 
 
 @app.command("plan")

@@ -28,6 +28,8 @@ _FLAGS = (
 )  # fmt: skip
 _PATIENCE = 60.0  # seconds that an answer, or the page's load, may take
 
+_LOADED = "new Promise(done => document.readyState == 'complete' ? done() : addEventListener('load', () => done()))"
+
 
 @dataclass(frozen=True)
 class Visit:
@@ -157,6 +159,7 @@ def browse(url: str, tmp_path: Path, wait_ms: int = 0, script: str = "null", siz
         if problem:
             raise RuntimeError(f"{url}: {problem}")
         page.listen(_PATIENCE, "Page.loadEventFired")
+        page.evaluate(_LOADED)  # that event may have been of the empty page before
         page.listen(wait_ms / 1000)
         value = page.evaluate(script)
         dom = page.evaluate("document.documentElement.outerHTML")

@@ -5,12 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 BIN = Path(sys.executable).parent
 
@@ -22,27 +24,36 @@ def serving(folder: Path, *command: str, ready: str = "ping", environment: Mappi
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     own = {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = subprocess.Popen(
-        [*command, str(port)],
-        cwd=folder,
-        env=os.environ | own if environment is None else environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
     address = f"http://127.0.0.1:{port}"
-    try:
-        until = time.monotonic() + 120
-        while server.poll() is None and time.monotonic() < until:
-            try:
-                urllib.request.urlopen(f"{address}/{ready}", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.3)
-        yield address
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+    with tempfile.TemporaryFile("w+") as log:
+        server = subprocess.Popen(
+            [*command, str(port)],
+            cwd=folder,
+            env=os.environ | own if environment is None else environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            until = time.monotonic() + 120
+            while True:
+                try:
+                    urllib.request.urlopen(f"{address}/{ready}", timeout=5).close()
+                    break
+                except OSError:
+                    assert server.poll() is None, _no_answer(command[0], log)
+                    assert time.monotonic() < until, _no_answer(command[0], log)
+                    time.sleep(0.3)
+            yield address
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _no_answer(program: str, log: IO[str]) -> str:
+    """What a server said that has ended or taken two minutes."""
+    log.seek(0)
+    return f"{program} does not answer: {log.read()}"
 
 
 def peak_megabytes(address: str) -> float:

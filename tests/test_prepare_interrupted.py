@@ -151,6 +151,6 @@ def test_two_hundred_images_killed_halfway(tmp_path: Path) -> None:
     found = measure(tmp_path, 200, workers=1)
     assert found.identical
     assert found.redone <= 1
-    assert found.finished >= 100
+    assert 100 <= found.finished < 200  # killed before the end
     listed, crop = start_up(tmp_path / "whole", 10_000)
     assert listed + crop < 5

@@ -45,8 +45,10 @@ def test_a_single_thread_is_the_caller_s_own() -> None:
 
 
 def test_the_same_threads_work_again() -> None:
+    meeting = threading.Barrier(2, timeout=20)  # broken where one thread does all
+
     def work(_: int) -> int:
-        time.sleep(0.02)
+        meeting.wait()
         return threading.get_ident()
 
     with one_thread():
@@ -99,14 +101,16 @@ def test_results_are_not_kept() -> None:
 
 def test_what_was_begun_has_ended_when_items_fail() -> None:
     done: list[int] = []
+    begun = threading.Barrier(3, timeout=20)
 
     def work(i: int) -> None:
+        begun.wait()
         time.sleep(0.1)
         done.append(i)
 
     def items() -> Iterator[int]:
         yield from (0, 1)
-        time.sleep(0.05)
+        begun.wait()
         raise ValueError("broken")
 
     with one_thread():
@@ -144,9 +148,10 @@ def test_threads_that_are_set_aside_stay_available() -> None:
 @pytest.mark.parametrize("gradient", [True, False])
 def test_between_stages_of_inference_operations_leave_the_threads_alone(gradient: bool) -> None:
     maps, seen = torch.randn(1, 16, 64, 128), set[int]()
+    meeting = threading.Barrier(1 if gradient else 2, timeout=20)  # broken where one thread does all
 
     def function(images: slice, x: Tensor) -> Tensor:
-        time.sleep(0.01)
+        meeting.wait()
         seen.add(threading.get_ident())
         return x + 0
 
