@@ -21,9 +21,9 @@ def _absence() -> str | None:
     if missing:
         return f"{', '.join(missing)} not installed"
     try:
-        ping = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, timeout=30, check=False)
+        ping = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, timeout=10, check=False)
     except subprocess.TimeoutExpired:
-        return "the controller has not answered in 30 s"
+        return "the controller has not answered in 10 s"
     if ping.returncode:
         return "the controller does not answer: " + (ping.stdout + ping.stderr).strip().partition("\n")[0]
     return None

@@ -1,7 +1,6 @@
 """What the tests of the model, the training and the evaluation share: the sample scale's parameters and a small model."""
 
 import copy
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,6 @@ from fgaseg.model.clip import DenseCLIP, create_open_clip
 from fgaseg.model.fgaseg import FGAseg, build
 from fgaseg.params import Resolver
 from fgaseg.schema import Params
-
-# Seconds for an answer of an MLflow server that shares two cores with all else that is tested at the moment.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "100")
 
 
 @pytest.fixture(scope="session")

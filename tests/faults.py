@@ -85,7 +85,7 @@ class Training:
         """Start Snakemake where none is at work, as often as it takes."""
         if self.snakemake is not None and self.snakemake.poll() is None:
             return
-        self._snakemake("--unlock").wait(timeout=_PATIENCE)
+        self._snakemake("--unlock").wait(timeout=60)
         self.snakemake = self._snakemake("--", str(self.model.relative_to(self.project.root)))
         self.starts += 1
 
@@ -226,7 +226,7 @@ def kill_the_host(training: Training, job: str, chance: random.Random) -> None:
     training.keep_going()
     taken_up = f"job {job} of this run is alive"
     log = training.project.results / "logs" / "train" / f"{training.run}.log"
-    wait_until(lambda: training.model.exists() or (log.exists() and taken_up in log.read_text()), _PATIENCE, taken_up)
+    wait_until(lambda: training.model.exists() or (log.exists() and taken_up in log.read_text()), 60, taken_up)
     assert record is not None
     assert record.job == job
 

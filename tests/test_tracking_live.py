@@ -31,6 +31,9 @@ pytestmark = pytest.mark.slow  # servers start
 _REAL = Path(__file__).parents[1]
 _TRAINER = Path(__file__).with_name("stand_in_trainer.py")
 
+_BUSY = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "100"}
+"""Seconds for an answer of a server that shares two cores with all else that is tested at the moment."""
+
 Points = dict[str, list[tuple[int, float]]]
 
 
@@ -78,7 +81,7 @@ def train() -> Iterator[Train]:
     def start(project: Project, *arguments: str) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
             [sys.executable, str(_TRAINER), *arguments], cwd=project.root, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | _BUSY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         started.append(process)
         return process
