@@ -1,6 +1,6 @@
 """What parameters there are: frozen, validated records of base.yaml's sections and of launch.yaml."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -228,34 +228,29 @@ class Cluster(_Frozen):
         return self.nodes * self.gpus_per_node
 
 
-class CountAtScales(_Frozen):
+Value = TypeVar("Value")
+
+
+class _AtScales(_Frozen, Generic[Value]):
+    """A setting with a value for each scale. Launch settings are pickled, which asks for a class with a name for each type."""
+
+    sample: Value
+    paper: Value
+
+    def __getitem__(self, scale: Scale) -> Value:
+        return self.sample if scale == "sample" else self.paper
+
+
+class CountAtScales(_AtScales[Positive]):
     """A number for each scale."""
 
-    sample: Positive
-    paper: Positive
 
-    def __getitem__(self, scale: Scale) -> int:
-        return self.sample if scale == "sample" else self.paper
-
-
-class SecondsAtScales(_Frozen):
+class SecondsAtScales(_AtScales[Fraction]):
     """A time for each scale."""
 
-    sample: Fraction
-    paper: Fraction
 
-    def __getitem__(self, scale: Scale) -> float:
-        return self.sample if scale == "sample" else self.paper
-
-
-class SwitchAtScales(_Frozen):
+class SwitchAtScales(_AtScales[bool]):
     """A yes or no for each scale."""
-
-    sample: bool
-    paper: bool
-
-    def __getitem__(self, scale: Scale) -> bool:
-        return self.sample if scale == "sample" else self.paper
 
 
 class Launch(_Frozen):
